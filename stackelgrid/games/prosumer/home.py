@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Session
+from stackelgrid.forecast import Forecast, ForecastRules, foresee
 from stackelgrid.games.prosumer.messages import DrResponse, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.simultaneous_game import pay_for_more, price_pv
 from stackelgrid.model import SMALLEST, NonNegative, NumberPerSlot, PositivePerSlot
@@ -81,13 +82,25 @@ def compute_cost(dr: Array, price: Array, others: Array, alpha: Array, surplus: 
     return np.asarray(alpha * dr**2 * (1 + dr * others) - price * (surplus + dr))
 
 
+class ProsumerForecast(ForecastRules):
+    """The rules by which the `load` and the `pv` of a prosumer are foreseen. A list has kW of one prosumer."""
+
+    without: ClassVar[Mapping[str, str]] = {
+        "temperature": "loads and PV output are given, whatever the weather",
+        "price": "tariffs are public, and the other prices follow from them by rule",
+    }
+
+    load: Forecast = "perfect"
+    pv: Forecast = "perfect"
+
+
 class Prosumer(HomeModel):
     """The data of a prosumer.
 
     It sends the provider its `tariff` class, `load_kw` p, `pv_kw` and `pv_cost`, money per kWh. `alpha` is its
     sensitivity to curtailing, money per kW^2 and hour; `cap_kw` the most it can curtail in a slot, when omitted
     `cap_share` of its peak load, and never more than it draws [PR-3]. `bus` is its bus on the feeder, read on the desk
-    only.
+    only. Load and PV output are what comes; it answers with what `forecast` makes of them.
     """
 
     tariff: Name
@@ -98,11 +111,14 @@ class Prosumer(HomeModel):
     cap_kw: NonNegative | None = None
     cap_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     bus: Annotated[int, Field(ge=1)] | None = None
+    forecast: Annotated[ProsumerForecast | None, Field(exclude_if=lambda forecast: forecast is None)] = None
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when its load has another length."""
         if len(self.load_kw) != slots:
             raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slots is {slots}; give one per slot")
+        if self.forecast is not None:
+            self.forecast.check_slots(slots)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -110,6 +126,29 @@ class Prosumer(HomeModel):
             if isinstance(value, list) and len(value) != len(self.load_kw):
                 raise ValueError(f"{key} has {len(value)} numbers, load_kw {len(self.load_kw)}; give one per slot")
         return self
+
+    @property
+    def connection_kw(self) -> float:
+        """The most that it may draw or feed in, kW: its peak load or, if that is more, its peak PV output."""
+        return max(*self.load_kw, *self.pv_kw)
+
+    def foresee(self, session: Session) -> Self:
+        """Give the prosumer with the load and the PV output that are foreseen, never above its connection.
+
+        More would be refused. Its cap stays the share of the peak load that comes.
+        """
+        if self.forecast is None:
+            return self
+        load, pv = (
+            np.minimum(foresee(rule, actual, session), self.connection_kw).tolist()
+            for rule, actual in ((self.forecast.load, self.load_kw), (self.forecast.pv, self.pv_kw))
+        )
+        return self.model_copy(update={"load_kw": load, "pv_kw": pv, "cap_kw": self._most_kw, "forecast": None})
+
+    def meter(self, account: Mapping[str, Any], came: Self) -> dict[str, Any]:
+        """Give its DR when all is as it `came`, `dr_kw`, and what its meter counts, `load_kw`, kW [PR-MET]."""
+        dr = np.minimum(account["dr_kw"], came.load_kw)
+        return {"dr_kw": dr.tolist(), "load_kw": (np.subtract(came.load_kw, came.pv_kw) - dr).tolist()}
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the prosumer in one session of a run; its cap stays the share of the peak load of the whole run."""

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stackelgrid.calendar import Event, Session
+from stackelgrid.forecast import Forecast, foresee
 from stackelgrid.games.prosumer.messages import Offer, Provision, to_matrix, to_rows
 from stackelgrid.model import PER_SLOT, NonNegative, NumberPerSlot, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
@@ -52,6 +53,10 @@ class OperatingCost(StrictModel):
     def evaluate(self, load: Array) -> Array:
         """Compute the cost of loads in kW, money an hour: of P [PR-18] or of Q [PR-19]."""
         return np.asarray(self.c0 + self.c1 * load + self.c2 * load**2)
+
+    def of_one_more(self, load: Array) -> Array:
+        """Compute what one kWh more costs, money, at loads in kW."""
+        return np.asarray(self.c1 + 2 * self.c2 * load)
 
 
 class Thresholds(StrictModel):
@@ -153,7 +158,10 @@ class UtilitySettings(LeaderSettings):
 
     `tariffs` are the retail prices of each class, money per kWh, one per slot; `system_load_kw` is P, what the whole
     feeder draws without the event, prosumers included; the DR `event` may be none. Besides the thresholds `epsilon` of
-    [PR-21], prices and quantities have to agree with each other to the relative `tolerance`.
+    [PR-21], prices and quantities have to agree with each other to the relative `tolerance`. At the beginning of a
+    session it plans with what `forecast` makes of P (in a scenario `forecast.load`, unless that is a prosumer's list);
+    for what it supplies beyond what was settled it pays `imbalance_price`, money per kWh, the cost of one more where
+    none is given.
     """
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-9
@@ -162,17 +170,31 @@ class UtilitySettings(LeaderSettings):
     cost: OperatingCost
     system_load_kw: Annotated[NumberPerSlot, Field(min_length=1)]
     epsilon: Thresholds = Thresholds()
+    forecast: Annotated[Forecast | None, Field(exclude_if=lambda rule: rule is None)] = None
+    imbalance_price: Annotated[
+        Finite | list[Finite] | None, PER_SLOT, Field(exclude_if=lambda price: price is None)
+    ] = None
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` when a tariff, the event or the load has another horizon."""
+        """Raise `ValueError` when a list per slot or the event has another horizon."""
         for key, numbers in (
             *((f"tariffs.{name}", prices) for name, prices in self.tariffs.items()),
             ("system_load_kw", self.system_load_kw),
+            ("forecast", self.forecast),
+            ("imbalance_price", self.imbalance_price),
         ):
-            if len(numbers) != slots:
+            if isinstance(numbers, list) and len(numbers) != slots:
                 raise ValueError(f"{key} has {len(numbers)} numbers, the horizon has {slots} slots; give one per slot")
         if self.event is not None:
             self.event.check_slots(slots)
+
+    def foresee(self, session: Session) -> Self:
+        """Give the settings with the load of the system that is foreseen for a session."""
+        if self.forecast is None:
+            return self
+        return self.model_copy(
+            update={"system_load_kw": foresee(self.forecast, self.system_load_kw, session), "forecast": None}
+        )
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session of a run, with the slots of its window and the part of the event in them."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from stackelgrid.games.prosumer.home import compute_cost
 from stackelgrid.model import Finite
 from stackelgrid.run_record import Outcome, RunRecord
 
@@ -29,6 +30,14 @@ class ProsumerOutcome(Outcome):
     - `others`: S by prosumer, 1/kW.
     - `cost`: [PR-5] less [PR-6] by prosumer.
     - `trade`: whether any prosumer provides anything.
+
+    Of the first B slots, those that bind, where somebody planned by a forecast [PR-IMB], (B,):
+
+    - `metered_kw`, `metered_dr_kw`: by prosumer, what its meter counted, load less PV output and DR, and its DR.
+    - `metered_cost`: by prosumer, [PR-5] less [PR-6] for that; `metered_profit`: [PR-15] of all providers for it.
+    - `metered_net_load_kw`: Q that came; `net_load_kw` is what was settled. `metered_saving`: [PR-20] with P that came.
+    - `imbalance_kwh`: metered less settled of Q; `imbalance_price`: what the utility pays for it, or is paid
+      where it is below zero; `supply_cost`: operating cost as settled and imbalance, all these slots together.
     """
 
     dr_kw: dict[str, BySlot]
@@ -43,11 +52,58 @@ class ProsumerOutcome(Outcome):
     others: dict[str, BySlot]
     cost: dict[str, BySlot]
     trade: bool
+    metered_kw: dict[str, BySlot] | None = None
+    metered_dr_kw: dict[str, BySlot] | None = None
+    metered_cost: dict[str, BySlot] | None = None
+    metered_profit: BySlot | None = None
+    metered_net_load_kw: BySlot | None = None
+    metered_saving: BySlot | None = None
+    imbalance_kwh: BySlot | None = None
+    imbalance_price: BySlot | None = None
+    supply_cost: Finite | None = None
+
+    def meter(self, foreseen: ProsumerScenario, came: ProsumerScenario, binding: int) -> Self:
+        """Give the same with what the meters count in the slots that bind, when all is as it `came` [PR-IMB]."""
+        bound, hours, leader = slice(binding), came.slot_hours, came.leader
+        counted: dict[str, dict[str, list[float]]] = {"metered_kw": {}, "metered_dr_kw": {}, "metered_cost": {}}
+        profit, more_local = np.zeros(binding), np.zeros(binding)  # more PV output and DR than was settled
+        for before, after in zip(foreseen.everyone, came.everyone, strict=True):
+            name = after.id
+            if name not in self.dr_kw:
+                continue
+            done = before.meter({"dr_kw": self.dr_kw[name]}, after)
+            load, dr = (np.array(done[key][bound]) for key in ("load_kw", "dr_kw"))
+            price, others = np.array(self.pv_price[name][bound]), np.array(self.others[name][bound])
+            cost = hours * compute_cost(dr, price, others, np.array(after.alpha), -load - dr)
+            counted["metered_kw"][name], counted["metered_dr_kw"][name] = load.tolist(), dr.tolist()
+            counted["metered_cost"][name] = cost.tolist()
+            more_local += np.subtract(after.pv_kw, before.pv_kw)[bound] + (dr - self.dr_kw[name][bound])
+            if name in self.dr_price:  # a provider that was lost after the settlement has left none
+                profit += hours * (self.dr_price[name][bound] - price) * -load
+        system, settled = np.array(leader.system_load_kw[bound]), np.array(self.net_load_kw)
+        given = leader.cost.of_one_more(settled) if leader.imbalance_price is None else leader.imbalance_price
+        price, settled = np.broadcast_to(given, settled.shape)[bound], settled[bound]
+        in_event = leader.mark_event(came.session)[bound]
+        unforeseen = system - self.system_load_kw[bound] - np.where(in_event, more_local, 0.0)
+        saving = hours * (leader.cost.evaluate(system) - leader.cost.evaluate(settled + unforeseen))
+        return self.model_copy(
+            update={
+                **counted,
+                "metered_profit": profit.tolist(),
+                "metered_net_load_kw": (settled + unforeseen).tolist(),
+                "metered_saving": saving.tolist(),
+                "imbalance_kwh": (hours * unforeseen).tolist(),
+                "imbalance_price": price.tolist(),
+                "supply_cost": hours * float(leader.cost.evaluate(settled).sum() + price @ unforeseen),
+            }
+        )
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
         slots = len(self.system_load_kw)
         for key, value in self:
+            if key.startswith(("metered_", "imbalance_")):  # of the slots that bind
+                continue
             arrays = value.items() if isinstance(value, dict) else [("", value)] if isinstance(value, list) else []
             for name, array in arrays:
                 if len(array) != slots:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from math import isnan, nan
 
-from stackelgrid.columns import Cell, Columns, spell_unit, stack
+from stackelgrid.columns import Cell, Columns, pad, spell_unit, stack
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.report.clock import name_slot
@@ -172,7 +172,20 @@ def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) ->
         ("Utility's saving", quantity(sum(outcome.utility_saving), money)),
         ("of it by demand response", quantity(sum(outcome.utility_saving_dr_only), money)),
         ("Peak of the system", change(max(outcome.system_load_kw), max(outcome.net_load_kw), "kW")),
+        *_list_imbalance(outcome, money),
     ]
+
+
+def _list_imbalance(outcome: ProsumerOutcome, money: str) -> Iterator[Row]:
+    """List the imbalance and what supply costs with it, where somebody planned by a forecast."""
+    if outcome.imbalance_kwh is None or outcome.supply_cost is None:
+        return
+    scale = outcome.slot_hours * sum(outcome.system_load_kw)
+    beyond, short = (
+        drop_rounding(sum(max(sign * kwh, 0.0) for kwh in outcome.imbalance_kwh), scale) for sign in (1, -1)
+    )
+    yield ("Imbalance", f"{quantity(beyond, 'kWh')} supplied beyond what was settled, {quantity(short, 'kWh')} less")
+    yield ("Operating cost with that", quantity(outcome.supply_cost, money))
 
 
 def _list_traded(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> list[float]:
@@ -311,7 +324,7 @@ def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: li
     from stackelgrid.games.prosumer.feeder import solve_power_flow
     from stackelgrid.report import drawing
 
-    flow = solve_power_flow(scenario, outcome.dr_kw)
+    flow = solve_power_flow(scenario, outcome.metered_dr_kw or outcome.dr_kw)
     states = {"Without the event": flow.before, "With PV credited": flow.pv, "With PV and demand response": flow.after}
     styles = ((drawing.GREY, "--"), (drawing.GREEN, ":"), (drawing.BLUE, "-"))
     lowest = [
@@ -359,12 +372,15 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
 
 def follow_session(scenario: ProsumerScenario | None, outcome: ProsumerOutcome, binding: int) -> Course:
     """Give the system's load in the first slots of a session, those that bind."""
+    if outcome.metered_net_load_kw is not None:
+        return Course(outcome.metered_net_load_kw, settled=outcome.net_load_kw[:binding])
     return Course(outcome.net_load_kw[:binding])
 
 
 def follow_baseline(scenario: ProsumerScenario, played: Sequence[PlayedSession]) -> Course:
-    """Give the system's load in the same slots without an event."""
-    return join([Course(each.outcome.system_load_kw[: each.session.binding]) for each in played])
+    """Give the system's load in the same slots without an event, as it came."""
+    load = scenario.leader.system_load_kw
+    return join([Course(load[each.session.window][: each.session.binding]) for each in played])
 
 
 # --- tables ---
@@ -382,7 +398,18 @@ def tabulate_slots(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
         f"provider_profit_{money}": outcome.provider_profit,
         f"utility_saving_{money}": outcome.utility_saving,
         f"utility_saving_dr_only_{money}": outcome.utility_saving_dr_only,
+        **_list_metered(outcome, money),
     }
+
+
+def _list_metered(outcome: ProsumerOutcome, money: str) -> Columns:
+    """List the load that came, kW, the imbalance and its price, in slots that bind; empty cells in others."""
+    found = {
+        "metered_kw": outcome.metered_net_load_kw,
+        "imbalance_kwh": outcome.imbalance_kwh,
+        f"imbalance_price_{money}_per_kwh": outcome.imbalance_price,
+    }
+    return {key: pad(values, len(outcome.system_load_kw)) for key, values in found.items() if values is not None}
 
 
 def tabulate_schedules(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
@@ -398,6 +425,11 @@ def tabulate_schedules(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> 
             f"pv_price_{money}_per_kwh": outcome.pv_price[home.id],
             f"dr_price_{money}_per_kwh": outcome.dr_price.get(home.id),
             f"net_cost_{money}": outcome.cost[home.id],
+            **{
+                key: pad(by_name[home.id], len(home.load_kw))
+                for key, by_name in (("metered_kw", outcome.metered_kw), ("metered_dr_kw", outcome.metered_dr_kw))
+                if by_name is not None
+            },
         }
         for home in scenario.everyone
         if home.id in outcome.dr_kw
@@ -414,6 +446,11 @@ def tabulate_homes(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
             "dr_kwh": outcome.slot_hours * sum(outcome.dr_kw[home.id]),
             f"paid_for_dr_{money}": _sum_paid(outcome, home.id),
             f"net_cost_{money}": sum(outcome.cost[home.id]),
+            **(
+                {}
+                if outcome.metered_cost is None
+                else {f"metered_net_cost_{money}": sum(outcome.metered_cost[home.id])}
+            ),
         }
         for home in scenario.everyone
         if home.id in outcome.dr_kw
@@ -437,6 +474,8 @@ def compute_totals(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> dict
         f"provider_profit_{money}": sum(outcome.provider_profit),
         f"utility_saving_{money}": sum(outcome.utility_saving),
         f"utility_saving_dr_only_{money}": sum(outcome.utility_saving_dr_only),
+        **({} if outcome.metered_saving is None else {f"metered_saving_{money}": sum(outcome.metered_saving)}),
+        **({} if outcome.supply_cost is None else {f"supply_cost_{money}": outcome.supply_cost}),
     }
 
 

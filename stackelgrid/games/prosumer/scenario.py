@@ -9,11 +9,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Session, cut
+from stackelgrid.forecast import seed_noise
 from stackelgrid.games.prosumer.aggregator import Conjecture, ProsumerSettings, SettlingSettings
-from stackelgrid.games.prosumer.home import Prosumer
+from stackelgrid.games.prosumer.home import Prosumer, ProsumerForecast
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, NumberPerSlot, Positive, StrictModel
-from stackelgrid.scenarios import Between, PopulatedScenario
+from stackelgrid.scenarios import Between, ForeseenScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
 
@@ -109,21 +110,24 @@ class Feeder(StrictModel):
         return sum(self.load_kw.values()) * np.array(self.load_shape)
 
 
-class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
+class ProsumerScenario(ForeseenScenario[ProsumerPopulation, Prosumer]):
     """A prosumer game, ready to run: a utility, its DR providers (`aggregators`) and the prosumers of each.
 
     Either `population` or `homes` gives the prosumers; `aggregator` holds for every provider. `prosumers` take their
-    price as given [PR-A], or anticipate how it falls with their own dr [PR-C].
+    price as given [PR-A], or anticipate how it falls with their own dr [PR-C]. By `forecast` they foresee their load
+    and PV output, and the utility the load of its feeder.
     """
 
     # Two or three rounds of the simultaneous game are usual, eight the most seen of 500 populations.
     inner_rounds: ClassVar[int] = 8
+    rules: ClassVar[type[ProsumerForecast]] = ProsumerForecast
 
     game: Literal["prosumer"]
     leader: UtilitySettings
     aggregator: SettlingSettings = SettlingSettings()
     prosumers: Conjecture = "price_taking"
     feeder: Feeder | None = None
+    forecast: Annotated[ProsumerForecast | None, Field(exclude_if=lambda forecast: forecast is None)] = None
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -192,8 +196,15 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
             )
 
     def connection_kw(self, home: Prosumer) -> float:
-        """Give the most it may draw or feed in: its peak load or, if that is more, its peak PV output."""
-        return max(*home.load_kw, *home.pv_kw)
+        """Give the most it may draw or feed in."""
+        return home.connection_kw
+
+    def leader_settings(self) -> UtilitySettings:
+        """Give the utility its forecast of the feeder's load: the rule for loads, unless that is a prosumer's list."""
+        if self.forecast is None or isinstance(self.forecast.load, list):
+            return self.leader
+        rule = seed_noise(self.forecast.load, self.seed, "leader/load")
+        return self.leader.model_copy(update={"forecast": rule})
 
     def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProsumerSettings:
         """Give every provider the same settings."""
