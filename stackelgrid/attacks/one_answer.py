@@ -10,7 +10,8 @@ What is left on the right but for r, the charging of the storage, is taken to be
 sum to zero, or of a car to be zero while it is away. The storage minimises p r + eta_1 r^2 within its limits, so that
 dr/dp is -1 / (2 eta_1) times a projection: its largest eigenvalue, in size, tells eta_1.
 
-Without sensitivities two prices that differ by the same in all slots do as well: they move no stored energy.
+Without sensitivities two prices that differ by the same in all slots do as well: they move no stored energy. The
+leader's algorithm `loads_only` asks such prices itself.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ NAME = "one answer"
 LOAD, WORTH, WEAR, CHARGING = "load", "v x_max/ω", "wear", "charging of battery or car"
 WITHOUT_STORAGE = f"{WORTH} without storage, from two prices of the leader"
 WITH_STORAGE = f"{WORTH} with storage, from two prices of the leader"
+FROM_NEIGHBOURS = f"{WORTH}, from a price and its neighbour"
 FROM_FLAT_PRICES = f"{WORTH}, from two flat prices"
 ABOVE = 1.1
 """The second of two flat prices, over the first."""
+_DISTANCE = 1e-5
+"""How far above a price its neighbour is, relative to the largest price: so does the algorithm `loads_only` ask."""
 _AWAY = 5
 """A car is away for so many slots at least: as often the least load is left."""
 _EQUAL = 1e-7
@@ -43,6 +47,7 @@ def play(groups: Sequence[Sequence[Target]], level: Level, flat: Array, price: A
         WORTH: lambda target: target.secrets.worth,
         WITHOUT_STORAGE: lambda target: target.secrets.worth if target.secrets.wear is None else None,
         WITH_STORAGE: lambda target: target.secrets.worth if target.secrets.wear is not None else None,
+        FROM_NEIGHBOURS: lambda target: target.secrets.worth,
         FROM_FLAT_PRICES: lambda target: target.secrets.worth,
         WEAR: lambda target: None if target.secrets.wear is None else np.array(target.secrets.wear),
         CHARGING: lambda target: None if target.secrets.wear is None else target.find_charging(price),
@@ -51,7 +56,8 @@ def play(groups: Sequence[Sequence[Target]], level: Level, flat: Array, price: A
     for group in groups:
         hear = listen(group, level)
         read = _read_answer if level.sensitivity == "full" else _read_loads
-        asked = (price,) if level.sensitivity == "full" else (price, flat, ABOVE * flat)
+        neighbour = price + _DISTANCE * float(price.max())
+        asked = (price,) if level.sensitivity == "full" else (price, neighbour, flat, ABOVE * flat)
         beliefs = [read(*(heard for each in asked if (heard := hear(home, each)))) for home in range(len(group))]
         for what in beliefs[0]:
             true = [truths[what](target) for target in group]
@@ -71,13 +77,14 @@ def _read_answer(heard: Heard) -> dict[str, Array]:
     }
 
 
-def _read_loads(heard: Heard, at_flat: Heard, above: Heard) -> dict[str, Array]:
+def _read_loads(heard: Heard, neighbour: Heard, at_flat: Heard, above: Heard) -> dict[str, Array]:
     worth = compare_worth(at_flat, above)
     charging = read_charging(heard, worth)
     return {
         LOAD: heard.load,
         WITHOUT_STORAGE: compare_worth(at_flat, heard),
         WITH_STORAGE: compare_worth(at_flat, heard),
+        FROM_NEIGHBOURS: compare_worth(heard, neighbour),
         FROM_FLAT_PRICES: worth,
         WEAR: compare_wear(heard.price, charging),
         CHARGING: charging,

@@ -83,6 +83,7 @@ def test_loads_at_the_leaders_prices_hide_homes_with_storage_and_loads_at_two_fl
     assert not take(found, one_answer.WITH_STORAGE).succeeds
     for what in (one_answer.FROM_FLAT_PRICES, one_answer.WEAR, one_answer.CHARGING):
         assert take(found, what).error < 1e-10
+    assert take(found, one_answer.FROM_NEIGHBOURS).error < 1e-8  # loads are exact to some 1e-14 of it
 
 
 def test_absurd_prices_tell_all_of_an_appliance_and_a_tight_band_hides_it(population: Population) -> None:
