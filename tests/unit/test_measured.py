@@ -567,7 +567,7 @@ KINDS_OF_LISTS = {
         "load_shape": "shape", "pv_shape": "shape", "imbalance_price": "price",
     },
     "load_call": {"load_kw": "power", "called_kwh": "energy", "shifted_kwh": "energy"},
-    "storage_market": {"shape": "shape", "imbalance_price": "price", "drawn_kwh": "energy", "moved_kw": "power"},
+    "storage_market": {"shape": "shape", "drawn_kwh": "energy", "moved_kw": "power"},
 }  # fmt: skip
 SAY_NOTHING = {"alpha", "omega", "cop", "forecast", "load", "pv", "temperature"}
 """Of satisfaction, a heat pump and forecasts: they take what they are given."""

@@ -20,7 +20,7 @@ from stackelgrid.games.storage_market.dispatch import EconomicDispatch, Generati
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, PriceCurve, Turn
 from stackelgrid.games.storage_market.phases import MOST_GROUPS, MarketPlay, MarketState, NextRound
 from stackelgrid.games.storage_market.price_line import PriceLine, find_price_line
-from stackelgrid.model import PER_SLOT, Finite, NonNegative, NumberPerSlot, Positive, StrictModel
+from stackelgrid.model import Finite, NonNegative, NumberPerSlot, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -28,6 +28,7 @@ from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("leader_node")
 _ROUNDING = 1e-9
+_KW_PER_MW = 1000.0
 
 
 class GeneratorSettings(StrictModel):
@@ -62,7 +63,7 @@ class UtilitySettings(LeaderSettings):
     cap where it is None. `theta`, the share of demand that DRAs may sell, `groups` and `inertia` of the turns of runs
     are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
     `tolerance` of all DRAs' power. At the beginning of a session it plans with what `forecast` makes of the demand
-    expected (in a scenario `forecast.load`, a list in MW); for what is drawn beyond what was settled it pays
+    expected (in a scenario `forecast.load`, a list in kW); for what is drawn beyond what was settled it pays
     `imbalance_price`, $/MWh, the price settled where none is given.
     """
 
@@ -78,9 +79,7 @@ class UtilitySettings(LeaderSettings):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 400
     forecast: Annotated[Forecast | None, Field(exclude_if=lambda rule: rule is None)] = None
-    imbalance_price: Annotated[
-        Finite | list[Finite] | None, PER_SLOT, Field(exclude_if=lambda price: price is None)
-    ] = None
+    imbalance_price: Annotated[Finite | None, Field(exclude_if=lambda price: price is None)] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -110,11 +109,7 @@ class UtilitySettings(LeaderSettings):
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` where the shape has another length, or generators are too small: in which slot."""
-        for key, value in (
-            ("shape", self.shape),
-            ("forecast", self.forecast),
-            ("imbalance_price", self.imbalance_price),
-        ):
+        for key, value in (("shape", self.shape), ("forecast", self.forecast)):
             if isinstance(value, list) and len(value) != slots:
                 raise ValueError(f"{key} has {len(value)} numbers, the horizon has {slots} slots; give one per slot")
         capacity = sum(unit.max_mw for unit in self.generators)
@@ -142,7 +137,8 @@ class UtilitySettings(LeaderSettings):
         """Give the settings with the demand that is foreseen for a session, never above the peak of the run."""
         if self.forecast is None:
             return self
-        rule = [mw / self.peak_mw for mw in self.forecast] if isinstance(self.forecast, list) else self.forecast
+        peak_kw = _KW_PER_MW * self.peak_mw
+        rule = [kw / peak_kw for kw in self.forecast] if isinstance(self.forecast, list) else self.forecast
         shape, peak = foresee(rule, self.shape, session), max(self.shape)
         return self.model_copy(update={"shape": np.minimum(shape, peak).tolist(), "forecast": None})
 

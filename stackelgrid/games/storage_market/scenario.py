@@ -57,7 +57,7 @@ class Periods(StrictModel):
 
 
 class DemandForecast(ForecastRules):
-    """The rule by which the utility foresees the `load`, the demand before anybody reschedules. A list has MW."""
+    """The rule by which the utility foresees the `load`, the demand before anybody reschedules. A list has kW."""
 
     without: ClassVar[Mapping[str, str]] = {
         "pv": "no home has PV here",

@@ -314,9 +314,9 @@ def test_market_with_foresight_misses_nothing_and_noise_repeats_itself() -> None
     [
         ({"load": "perfect", "pv": "perfect"}, "forecast: pv: no home has PV here; leave it out"),
         ({"price": "persistence"}, "forecast: price: the price is made in the market"),
-        ({"load": [30.0] * 3}, "forecast.load has 3 numbers, the run has 47 slots"),
-        ({"load": [30.0, 5.0] * 23 + [30.0]}, r"generators: in slot \d+ ramps leave .* session 1 foresees that"),
-        ({"load": [0.5] * 47}, r"peak_mw: in slot \d+ appliances usually draw .* session 1 foresees that"),
+        ({"load": [3e4] * 3}, "forecast.load has 3 numbers, the run has 47 slots"),
+        ({"load": [3e4, 5e3] * 23 + [3e4]}, r"generators: in slot \d+ ramps leave .* session 1 foresees that"),
+        ({"load": [500.0] * 47}, r"peak_mw: in slot \d+ appliances usually draw .* session 1 foresees that"),
     ],
 )
 def test_forecast_that_no_market_could_clear_is_refused(change: dict[str, Any], message: str) -> None:
