@@ -33,9 +33,9 @@ class ProsumerOutcome(Outcome):
 
     Of the first B slots, those that bind, where somebody planned by a forecast [PR-IMB], (B,):
 
-    - `metered_kw`, `metered_dr_kw`: by prosumer, what its meter counted, load less PV output and DR, and its DR.
+    - `metered_homes_kw`, `metered_dr_kw`: by prosumer, what its meter counted, load less PV output and DR, and its DR.
     - `metered_cost`: by prosumer, [PR-5] less [PR-6] for that; `metered_profit`: [PR-15] of all providers for it.
-    - `metered_net_load_kw`: Q that came; `net_load_kw` is what was settled. `metered_saving`: [PR-20] with P that came.
+    - `metered_kw`: Q that came; `net_load_kw` is what was settled. `metered_saving`: [PR-20] with P that came.
     - `imbalance_kwh`: metered less settled of Q; `imbalance_price`: what the utility pays for it, or is paid
       where it is below zero; `supply_cost`: operating cost as settled and imbalance, all these slots together.
     """
@@ -52,11 +52,11 @@ class ProsumerOutcome(Outcome):
     others: dict[str, BySlot]
     cost: dict[str, BySlot]
     trade: bool
-    metered_kw: dict[str, BySlot] | None = None
+    metered_homes_kw: dict[str, BySlot] | None = None
     metered_dr_kw: dict[str, BySlot] | None = None
     metered_cost: dict[str, BySlot] | None = None
     metered_profit: BySlot | None = None
-    metered_net_load_kw: BySlot | None = None
+    metered_kw: BySlot | None = None
     metered_saving: BySlot | None = None
     imbalance_kwh: BySlot | None = None
     imbalance_price: BySlot | None = None
@@ -65,7 +65,7 @@ class ProsumerOutcome(Outcome):
     def meter(self, foreseen: ProsumerScenario, came: ProsumerScenario, binding: int) -> Self:
         """Give the same with what the meters count in the slots that bind, when all is as it `came` [PR-IMB]."""
         bound, hours, leader = slice(binding), came.slot_hours, came.leader
-        counted: dict[str, dict[str, list[float]]] = {"metered_kw": {}, "metered_dr_kw": {}, "metered_cost": {}}
+        counted: dict[str, dict[str, list[float]]] = {"metered_homes_kw": {}, "metered_dr_kw": {}, "metered_cost": {}}
         profit, more_local = np.zeros(binding), np.zeros(binding)  # more PV output and DR than was settled
         for before, after in zip(foreseen.everyone, came.everyone, strict=True):
             name = after.id
@@ -75,7 +75,7 @@ class ProsumerOutcome(Outcome):
             load, dr = (np.array(done[key][bound]) for key in ("load_kw", "dr_kw"))
             price, others = np.array(self.pv_price[name][bound]), np.array(self.others[name][bound])
             cost = hours * compute_cost(dr, price, others, np.array(after.alpha), -load - dr)
-            counted["metered_kw"][name], counted["metered_dr_kw"][name] = load.tolist(), dr.tolist()
+            counted["metered_homes_kw"][name], counted["metered_dr_kw"][name] = load.tolist(), dr.tolist()
             counted["metered_cost"][name] = cost.tolist()
             more_local += np.subtract(after.pv_kw, before.pv_kw)[bound] + (dr - self.dr_kw[name][bound])
             if name in self.dr_price:  # a provider that was lost after the settlement has left none
@@ -90,7 +90,7 @@ class ProsumerOutcome(Outcome):
             update={
                 **counted,
                 "metered_profit": profit.tolist(),
-                "metered_net_load_kw": (settled + unforeseen).tolist(),
+                "metered_kw": (settled + unforeseen).tolist(),
                 "metered_saving": saving.tolist(),
                 "imbalance_kwh": (hours * unforeseen).tolist(),
                 "imbalance_price": price.tolist(),

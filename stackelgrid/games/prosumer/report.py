@@ -372,8 +372,8 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
 
 def follow_session(scenario: ProsumerScenario | None, outcome: ProsumerOutcome, binding: int) -> Course:
     """Give the system's load in the first slots of a session, those that bind."""
-    if outcome.metered_net_load_kw is not None:
-        return Course(outcome.metered_net_load_kw, settled=outcome.net_load_kw[:binding])
+    if outcome.metered_kw is not None:
+        return Course(outcome.metered_kw, settled=outcome.net_load_kw[:binding])
     return Course(outcome.net_load_kw[:binding])
 
 
@@ -405,7 +405,7 @@ def tabulate_slots(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
 def _list_metered(outcome: ProsumerOutcome, money: str) -> Columns:
     """List the load that came, kW, the imbalance and its price, in slots that bind; empty cells in others."""
     found = {
-        "metered_kw": outcome.metered_net_load_kw,
+        "metered_kw": outcome.metered_kw,
         "imbalance_kwh": outcome.imbalance_kwh,
         f"imbalance_price_{money}_per_kwh": outcome.imbalance_price,
     }
@@ -427,7 +427,7 @@ def tabulate_schedules(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> 
             f"net_cost_{money}": outcome.cost[home.id],
             **{
                 key: pad(by_name[home.id], len(home.load_kw))
-                for key, by_name in (("metered_kw", outcome.metered_kw), ("metered_dr_kw", outcome.metered_dr_kw))
+                for key, by_name in (("metered_kw", outcome.metered_homes_kw), ("metered_dr_kw", outcome.metered_dr_kw))
                 if by_name is not None
             },
         }

@@ -74,7 +74,7 @@ def test_perfect_forecast_plays_as_without_one_and_meters_what_was_settled() -> 
         assert one == {key: other[key] for key in one}
         assert not any(key.startswith(("metered", "imbalance")) for key in one)
         assert not np.any(other["imbalance_kwh"])
-        assert other["metered_net_load_kw"] == other["net_load_kw"][: after.binding]
+        assert other["metered_kw"] == other["net_load_kw"][: after.binding]
         for name, provided in other["dr_kw"].items():
             assert other["metered_dr_kw"][name] == provided[: after.binding]
             np.testing.assert_allclose(other["metered_cost"][name], other["cost"][name][: after.binding], atol=1e-9)
@@ -101,11 +101,9 @@ def test_energy_and_money_balance_in_every_slot(price: float | None) -> None:
         assert np.array_equal(dr, np.minimum(planned, load_kw))
         short += int((dr < planned).sum())
         # Energy: of the prosumers, of the feeder, and what was settled and came otherwise.
-        np.testing.assert_allclose(list(outcome.metered_kw.values()), load_kw - pv_kw - dr, atol=1e-9)
-        np.testing.assert_allclose(
-            outcome.metered_net_load_kw, system - np.where(event, (pv_kw + dr).sum(axis=0), 0), atol=1e-9
-        )
-        np.testing.assert_allclose(outcome.metered_net_load_kw, settled + unforeseen / HOURS, atol=1e-9)
+        np.testing.assert_allclose(list(outcome.metered_homes_kw.values()), load_kw - pv_kw - dr, atol=1e-9)
+        np.testing.assert_allclose(outcome.metered_kw, system - np.where(event, (pv_kw + dr).sum(axis=0), 0), atol=1e-9)
+        np.testing.assert_allclose(outcome.metered_kw, settled + unforeseen / HOURS, atol=1e-9)
         # Money: what the utility pays for surplus is what prosumers are paid and providers keep.
         surplus, others = HOURS * (pv_kw - load_kw + dr), np.array([outcome.others[home.id] for home in homes])
         inconvenience = HOURS * 0.5 * dr**2 * (1 + dr * others[:, : session.binding])
@@ -117,7 +115,7 @@ def test_energy_and_money_balance_in_every_slot(price: float | None) -> None:
         np.testing.assert_allclose(outcome.imbalance_price, each, atol=1e-12)
         cost = HOURS * float((400 - 0.6 * settled + 0.003 * settled**2).sum()) + float(each @ unforeseen)
         assert outcome.supply_cost == pytest.approx(cost, abs=1e-9)
-        saved = leader.cost.evaluate(system) - leader.cost.evaluate(np.array(outcome.metered_net_load_kw))
+        saved = leader.cost.evaluate(system) - leader.cost.evaluate(np.array(outcome.metered_kw))
         np.testing.assert_allclose(outcome.metered_saving, HOURS * saved, atol=1e-9)
         missed += float(np.abs(unforeseen).sum())
     assert missed > 1 and short > 0
