@@ -254,7 +254,7 @@ class AggregatorNode:
             self._member.note_contact(now)
             return self._perform(steps, now)
         if self._sums is not None and isinstance(message, _OF_MASKS):
-            return self._receive_masks(self._sums, message, now) if message.sender in self._homes else []
+            return self._receive_masks(self._sums, message, now, len(payload)) if message.sender in self._homes else []
         return self._perform(self._coordinator.receive(message, now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
@@ -344,7 +344,7 @@ class AggregatorNode:
         held: Sequence[str],
         excluded: Sequence[str],
         now: float,
-        of_groups: Mapping[str, Any] | None = None,
+        of_masks: Mapping[str, Any] | None = None,
     ) -> list[Action]:
         """Go on with the homes' answers, or with the sums of groups of them."""
         self._opening = None
@@ -357,7 +357,7 @@ class AggregatorNode:
             "inner": self._inner_rounds,
             **next_step.account,
             **finished.account,
-            **(of_groups or {}),
+            **(of_masks or {}),
             "ms": round(1000 * (now - finished.opened_at), 3),
         }
         self._journal(account)
@@ -447,8 +447,8 @@ class AggregatorNode:
                 _LOG.error("no private sums", extra={"data": {"round": self._leader_round, "cause": reason}})
         return []
 
-    def _receive_masks(self, sums: SumCollector, message: Message, now: float) -> list[Action]:
-        actions = self._perform(sums.receive(message, now), now)
+    def _receive_masks(self, sums: SumCollector, message: Message, now: float, size: int) -> list[Action]:
+        actions = self._perform(sums.receive(message, now, size), now)
         if isinstance(message, MaskKeys):  # others than in the roster, perhaps
             self._note_unable(sums)
         return actions
@@ -466,7 +466,8 @@ class AggregatorNode:
     def _go_on_with_masks(self, set_up: SetUp, now: float) -> list[Action]:
         """Begin with the leader's signal, or ask again what another committee was asked about."""
         assert self._sums is not None
-        self._ledger.append({**self._of_session(), "masks": self._sums.remember()})
+        masks = self._sums.remember_session() if set_up.kept else self._sums.remember()
+        self._ledger.append({**self._of_session(), "masks": masks})
         if not self._has_groups:
             self._group(set_up.groups)
         self._note_unable(self._sums)
@@ -486,6 +487,7 @@ class AggregatorNode:
 
     def _on_sums(self, sums: GroupSums, now: float) -> list[Action]:
         """Go on with the sums of groups; without any, ask the homes again as often as a round has tries."""
+        assert self._sums is not None
         finished, self._finished = self._finished, None
         if finished is None:
             return []
@@ -496,8 +498,10 @@ class AggregatorNode:
         self._again = 0
         self._ledger.append({**self._of_session(), "sums": _dump_sums(sums)})
         excluded = [*sums.excluded, *self._outside]
+        messages, size = self._sums.take_traffic()
+        counted = {"messages": finished.messages + messages, "bytes": finished.bytes + size}
         of_groups = {"groups": dict(sums.why)} if sums.why else {}
-        return self._continue(finished, sums.answers, sums.held, excluded, now, of_groups)
+        return self._continue(finished, sums.answers, sums.held, excluded, now, {**counted, **of_groups})
 
     def _check_answer(self, name: str, question: Body, body: Body) -> str | None:
         """Give the reason why an answer of a home is refused, or None."""

@@ -169,7 +169,10 @@ class RunRecord:
 
     @property
     def missing(self) -> list[dict[str, Any]]:
-        """The members that a round of the leader ended without: {`round`, `node`, `action`, `why`}."""
+        """The members that a round of the leader ended without: {`round`, `node`, `action`, `why`}.
+
+        Where sums are masked, a group without one of that round is `not summed`.
+        """
         finished = {record["round"] for record in self.rounds}
         missing = [
             {"round": record["round"], "node": node, "action": action, "why": record.get("why", {}).get(node, "")}
@@ -177,6 +180,12 @@ class RunRecord:
             if record["round"] in finished
             for action in ("held", "excluded", "quarantined")
             for node in record.get(action, [])
+        ]
+        missing += [
+            {"round": record["round"], "node": f"{group} of {record['aggregator']}", "action": "not summed", "why": why}
+            for record in self.aggregator_rounds
+            if record["round"] in finished
+            for group, why in record.get("groups", {}).items()
         ]
         return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
 

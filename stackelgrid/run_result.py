@@ -13,7 +13,10 @@ from stackelgrid.run_record import Outcome
 
 
 class Missing(StrictModel):
-    """A member that a round went on without, what was done (`held`, `excluded` or `quarantined`), and why, in words."""
+    """A member that a round went on without, what was done, and why, in words.
+
+    It is `held`, `excluded` or `quarantined`; a group of homes whose answers are masked may be `not summed`.
+    """
 
     round: int
     node: str

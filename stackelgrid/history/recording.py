@@ -23,7 +23,7 @@ from stackelgrid.wire.messages import AggregatorRoster, Message, Settlement
 from stackelgrid.wire.roles import Role
 
 Loads = Mapping[str, Sequence[float]]
-"""The load of each member, kW, a number per slot of a session."""
+"""The load of each member, or of each group where sums are masked, kW, a number per slot of a session."""
 
 _TAKEN = "answered again questions messages bytes ms residual"
 """What a round took, by the keys of its account."""
@@ -147,6 +147,8 @@ class CoordinatorHistory(_History):
             self._roster = entry["roster"]["number"]
         if "number" in entry:
             self._last_round = entry
+        if "sums" in entry and self._last_round is not None:  # of groups; the round itself has masked answers
+            self._last_round = {**self._last_round, "answers": entry["sums"]["answers"]}
         if "account" in entry:
             self._note_account(entry["account"])
 
@@ -158,6 +160,7 @@ class CoordinatorHistory(_History):
             for action in ("held", "excluded", "quarantined")
             for name in account[action]
         ]
+        missing += [(*key, group, "not summed", session, why) for group, why in account.get("groups", {}).items()]
         self._file.write(
             upsert("rounds", "round inner", f"session at {_TAKEN}", [taken]),
             upsert("missing", "round inner member action", "session why", missing),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -57,9 +57,13 @@ class SumSettings:
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """Event: homes may be asked. `groups` are those of the roster, each with its number of homes."""
+    """Event: homes may be asked. `groups` are those of the roster, each with its number of homes.
+
+    The roster is a new one, or one that was `kept` from the session before.
+    """
 
     groups: Mapping[str, int]
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +157,11 @@ class SumCollector:
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
         self._keyless: frozenset[str] = frozenset()  # those of whose masks the committee has too few keys
+        self._shares: Mapping[str, Mapping[str, str]] = {}  # what each home has sealed for the committee, by member
         self._entrusted: set[str] = set()  # the members that shares were retained for
         self._latest: dict[str, Body] = {}
         self.refused: Counter[str] = Counter()
+        self._messages = self._bytes = 0
 
     # --- what a restart must not lose ---
 
@@ -173,13 +179,20 @@ class SumCollector:
         """Give the roster in force, as JSON, for a ledger."""
         assert self._message is not None
         roster = self._message.model_dump(mode="json", by_alias=True)
-        return {"roster": roster, "session": self._session, "dropped": dict(self._dropped)}
+        shares = {home: dict(sealed) for home, sealed in self._shares.items()}
+        return {**self.remember_session(), "roster": roster, "shares": shares}
+
+    def remember_session(self) -> dict[str, Any]:
+        """Give the same where the roster is still the one that was given before."""
+        return {"session": self._session, "dropped": dict(self._dropped)}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Take over what `remember` gave."""
-        self._message = MaskRoster.model_validate(memory["roster"])
-        self._roster, self._session = Roster.of(self._message), memory["session"]
-        self._dropped = dict(memory["dropped"])
+        """Take over what `remember` or `remember_session` gave."""
+        if "roster" in memory:
+            self._message = MaskRoster.model_validate(memory["roster"])
+            self._roster, self._shares = Roster.of(self._message), memory["shares"]
+            self._entrusted.update(self._committee)
+        self._session, self._dropped = memory["session"], dict(memory["dropped"])
         self._latest.clear()
 
     def recall_sums(self, sums: GroupSums) -> None:
@@ -189,8 +202,12 @@ class SumCollector:
     # --- setting up ---
 
     def start(self) -> list[Step]:
-        """Send the roster in force again, after each connection: homes may have lost it, or have got a later one."""
-        return [] if self._message is None else [self._send_roster()]
+        """Send again what is in force, after each connection: a broker may have lost it, and homes with it."""
+        if self._message is None:
+            return []
+        in_force = self._setting is None or self._setting.step == "receipts"
+        shares = [self._send_shares(member) for member in self._committee] if in_force else []
+        return [self._send_roster(), *shares]
 
     def leave(self) -> list[Publish]:
         """Clear what is retained for the members."""
@@ -210,9 +227,9 @@ class SumCollector:
         self._summing = None
         self._latest.clear()
         if self._setting is None and self._roster is not None and self._holds(self._roster):
-            return [self._announce()]
+            return [replace(self._announce(), kept=True)]
         self._setting = _Setting("keys", self._wait(now))
-        return self._send_roster_if_complete()
+        return self._count(self._send_roster_if_complete())
 
     def _holds(self, roster: Roster) -> bool:
         """Tell whether a roster is of those who are there, with the keys they have now, and has its first committee."""
@@ -303,18 +320,19 @@ class SumCollector:
     def _entrust(self, now: float) -> list[Step]:
         assert self._setting is not None
         self._setting.step, self._setting.wait = "receipts", self._wait(now)
+        self._shares = self._setting.shares
         self._entrusted.update(self._committee)
         return [self._send_roster(), *(self._send_shares(member) for member in self._committee)]
 
     def _send_shares(self, member: str) -> Publish:
-        assert self._setting is not None and self._roster is not None
+        assert self._roster is not None
         message = EntrustedShares(
             run=self.link.run,
             sender=self.link.coordinator,
             session=self._session,
             roster=self._roster.digest,
             epoch=self._epoch,
-            shares={home: shares[member] for home, shares in self._setting.shares.items()},
+            shares={home: shares[member] for home, shares in self._shares.items()},
         )
         return Publish(self.link.topic(message, member), self.link.write(message), qos=1, retain=True)
 
@@ -415,7 +433,7 @@ class SumCollector:
             nonces={name: answer.nonce for name, answer in listed.items()},
         )
         self._summing = _Summing(question, listed, proposed, summed, why, self._wait(now))
-        return [self._send(proposed, member) for member in self._committee]
+        return self._count([self._send(proposed, member) for member in self._committee])
 
     def find_objection(self, name: str, question: Body, answer: MaskedAnswer) -> str | None:
         """Give the reason why the masked answer of a member to a question has no place in a sum, or None."""
@@ -434,8 +452,14 @@ class SumCollector:
         """Drop the round whose sums are under way: they are wanted no longer."""
         self._summing = None
 
-    def receive(self, message: Message, now: float) -> list[Step]:
-        """Take a message of a member about masks."""
+    def receive(self, message: Message, now: float, size: int = 0) -> list[Step]:
+        """Take a message of a member about masks, of `size` bytes."""
+        if self._setting is not None or self._summing is not None:
+            self._messages += 1
+            self._bytes += size
+        return self._count(self._receive(message, now))
+
+    def _receive(self, message: Message, now: float) -> list[Step]:
         match message:
             case MaskKeys():
                 return self.note_keys(message)
@@ -460,9 +484,9 @@ class SumCollector:
         if deadline is None or now < deadline:
             return []
         if self._setting is not None:
-            return self._on_setting_deadline(self._setting, now)
+            return self._count(self._on_setting_deadline(self._setting, now))
         assert self._summing is not None
-        return self._on_summing_deadline(self._summing, now)
+        return self._count(self._on_summing_deadline(self._summing, now))
 
     def _on_signature(self, message: ListSignature, now: float) -> list[Step]:
         summing, roster = self._summing, self._roster
@@ -572,6 +596,18 @@ class SumCollector:
         return GroupSums(answers, held, excluded, why)
 
     # --- both ---
+
+    def take_traffic(self) -> tuple[int, int]:
+        """Take the numbers of messages and of their bytes since this was last asked, to set up and to sum."""
+        taken = self._messages, self._bytes
+        self._messages = self._bytes = 0
+        return taken
+
+    def _count(self, steps: list[Step]) -> list[Step]:
+        sent = [len(step.payload) for step in steps if isinstance(step, Publish)]
+        self._messages += len(sent)
+        self._bytes += sum(sent)
+        return steps
 
     def _refuse(self, kind: str, detail: str) -> None:
         self.refused[kind] += 1

@@ -25,12 +25,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from stackelgrid.node.log import flush_log
 from stackelgrid.parent_process import end_with_parent
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import message_models
+from stackelgrid.wire.masks import MaskedAnswer
 
 _GRACE_S = 5.0
 """The time that a node has to leave in good order before it is killed."""
@@ -45,8 +47,11 @@ def main(game: str, packages: str, *modules: str) -> int:
     for package in packages.split(","):
         node_mains[package] = importlib.import_module(f"{package}.__main__").main
         importlib.import_module(f"{package}.config").config_model(find(game))  # built here, cached for all children
-    for level in ("upper", "lower"):
-        message_models(find(game).bodies(level))
+    lower, masked = find(game).bodies("lower"), find(game).masked
+    for bodies in (find(game).bodies("upper"), lower, *([replace(lower, answer=MaskedAnswer)] if masked else [])):
+        message_models(bodies)
+    if masked:
+        find(game).load("masked")
     for module in ("encodings.idna", *modules):  # the first is what a broker's address is checked with
         importlib.import_module(module)
     gc.collect()

@@ -19,6 +19,7 @@ _MEANINGS = {
     "held": "held: its last answer stood in",
     "excluded": "excluded: left out",
     "quarantined": "quarantined: not listened to any more",
+    "not summed": "not summed: the last sum of the group stood in, or it was left out",
     "asked again by": "asked members again",
 }
 

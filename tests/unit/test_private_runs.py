@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from support.grid import Tree, grid
 from support.grid import play as play_grid
 from support.scripted_node import Scripted, finish
 
+import stackelgrid
 from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.masks.roster import Roster
@@ -142,6 +144,35 @@ def test_sessions_of_the_same_homes_keep_the_roster() -> None:
     assert said["list"] == said["signature"] == said["quorum"] == said["masks"] == 5 * rounds
 
 
+def test_run_that_was_interrupted_goes_on_with_its_roster(tmp_path: Path) -> None:
+    """The broker and the homes have forgotten it; the aggregator has not."""
+
+    def interrupt(record: dict[str, Any]) -> None:
+        if record["round"] == 2:
+            raise KeyboardInterrupt
+
+    whole = stackelgrid.run(street(), out=tmp_path / "whole")
+    stackelgrid.run(street(), out=tmp_path / "run", on_round=interrupt)
+    again = stackelgrid.resume(tmp_path / "run")
+    assert again.complete and again.result.rejected == {}
+    first, second = ((tmp_path / name / "rounds.jsonl").read_bytes() for name in ("whole", "run"))
+    assert first == second
+    assert again.result.traffic[:-1] == whole.result.traffic[:-1], "no second committee was needed"
+
+
+def test_round_counts_the_messages_that_set_masks_up_and_sum_them() -> None:
+    record, said = count_masks(street())
+    of_masks = sum(said.values()) - said["signal"]
+    plain = without_masks(street())
+    for each, reference in zip(record.aggregator_rounds, plain.aggregator_rounds, strict=True):
+        assert each["messages"] > reference["messages"]
+    more = sum(each["messages"] for each in record.aggregator_rounds) - sum(
+        each["messages"] for each in plain.aggregator_rounds
+    )
+    late = of_masks - more
+    assert 0 <= late <= len(record.rounds), "of five members one is not waited for"
+
+
 # --- members that come and go ---
 
 
@@ -200,7 +231,11 @@ def play(scenario: Scenario, *faults: Mapping[str, Any], seed: int = 1) -> Playe
         result = deadlock.result
         assert result.crashed
     record = run.finish(result)
-    rosters = [MaskRoster.model_validate(each["masks"]["roster"]) for each in run.ledgers["a1"] if "masks" in each]
+    rosters = [
+        MaskRoster.model_validate(each["masks"]["roster"])
+        for each in run.ledgers["a1"]
+        if "roster" in each.get("masks", {})
+    ]
     return Played(record, rosters, Roster.of(rosters[0]).groups if rosters else {})
 
 
@@ -287,6 +322,7 @@ def test_committee_without_two_members_is_replaced() -> None:
         (calm().roster.digest, 1),
     ]
     assert played.names_of_groups() == {group}
+    assert {each["node"] for each in played.record.missing if each["action"] == "not summed"} == {f"{group} of a1"}
 
 
 MOMENTS = [0.002, 0.009, 0.013, 0.017, 0.021, 0.025]
