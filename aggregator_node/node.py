@@ -132,7 +132,7 @@ class AggregatorNode:
         """Play the session with the sums of `groups`, each of so many homes; some homes may be in none."""
         outside = sum(self._homes.values()) - sum(groups.values())
         of_strategy = {**groups, **({_OUTSIDE: outside} if outside else {})}
-        self._strategy = self._settings_now.strategy(self._session, of_strategy)
+        self._strategy = self._settings_now.group_strategy(self._session, of_strategy)
         self._has_groups, self._outside = True, [_OUTSIDE] if outside else []
 
     def _go_on_to(self, number: int, now: float) -> list[Action]:

@@ -96,13 +96,15 @@ def assemble(
     remember: Recorder = discard,
     memory: Mapping[str, Any] | None = None,
     draw: Draw | None = None,
+    create: CreateStrategy | None = None,
 ) -> EmcNode:
     """Create the node of a configuration; `act` receives the settled schedules, the rest is as in `EmcNode`.
 
-    Its secrets are drawn from `draw`, where that is given. Raise `ValueError` for homes that have no feasible schedule.
+    Its secrets are drawn from `draw`, where that is given. Its homes play as the game has it, or by the strategy that
+    `create` makes. Raise `ValueError` for homes that have no feasible schedule.
     """
     homes = find_homes(config.game, config.algorithm)
-    return _node(config, lambda homes_now, _: homes(homes_now), act, remember, memory, draw=draw)
+    return _node(config, create or (lambda homes_now, _: homes(homes_now)), act, remember, memory, draw=draw)
 
 
 def build(config: EmcConfig[Any]) -> RunNode:

@@ -70,6 +70,16 @@ class AggregatorSettings(StrictModel):
         """Create the aggregator's part of the game in a session; `homes` is the number of homes behind each member."""
         raise NotImplementedError
 
+    def group_strategy(
+        self, session: Session, groups: Mapping[str, int]
+    ) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
+        """Create it for a session under masks, in which the members are `groups` of so many homes.
+
+        Their answers are the sums that the game's `MaskedForm` reads. A group of which one home does not answer has
+        none, and is held as a whole.
+        """
+        return self.strategy(session, groups)
+
 
 QUESTIONS_PER_SESSION = 100
 """So many different questions a home answers in a session unless it is set to another number."""

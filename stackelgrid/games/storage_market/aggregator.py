@@ -56,6 +56,10 @@ class DraCosts(AggregatorSettings):
         """Create the DRA's part of the game."""
         return StorageMarketDra(self.quadratic, self.wear, session, homes)
 
+    def group_strategy(self, session: Session, groups: Mapping[str, int]) -> StorageMarketDra:
+        """Create it under masks, for so many homes of each group."""
+        return StorageMarketDra(self.quadratic, self.wear, session, groups, of_groups=True)
+
 
 @dataclass(frozen=True)
 class HomesState:
@@ -81,12 +85,13 @@ class Conduct:
     """How one member keeps to the rules [SM-15]: it goes where it offered to go, and offers what costs less.
 
     After so many breaches that it cannot have restarted as often, the member counts with the load before them, `kept`,
-    and with no offer: the others would else find no schedule to rest at. What each of `homes` keeps to holds of their
-    sum, too; but each of them may have restarted.
+    and with no offer: the others would else find no schedule to rest at. What each home keeps to holds of the sum
+    of a group, too; but each of them may have restarted.
     """
 
-    def __init__(self, homes: int) -> None:
-        self._most_breaches = _MOST_BREACHES if homes == 1 else _MOST_BREACHES_OF_GROUP
+    def __init__(self, *, of_group: bool = False) -> None:
+        self._most_breaches = _MOST_BREACHES_OF_GROUP if of_group else _MOST_BREACHES
+        self._fixed_point_kw = _FIXED_POINT_KW if of_group else 0.0
         self._last: HomesAnswer | None = None
         self._breaches = 0
         self.kept: HomesAnswer | None = None
@@ -95,7 +100,7 @@ class Conduct:
         """Judge a fresh answer and give the one that counts."""
         last, self._last = self._last, answer
         if last is not None and self.kept is None:
-            self._breaches += _is_breach(asked, last, answer)
+            self._breaches += _is_breach(asked, last, answer, self._fixed_point_kw * answer.homes)
             if self._breaches >= self._most_breaches:
                 still = {"offer_kw": last.load_kw, "starts_kw": last.load_kw, "wanted_kwh": 0.0, "regret": 0.0}
                 self.kept = last.model_copy(update=still)
@@ -106,18 +111,20 @@ class Conduct:
         self._last = None
 
 
-def _is_breach(asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
-    """Tell whether an answer goes elsewhere than the one before offered, or offers what costs more."""
+def _is_breach(asked: Tariff, last: HomesAnswer, answer: HomesAnswer, fixed_point_kw: float) -> bool:
+    """Tell whether an answer goes elsewhere than the one before offered, or offers what costs more.
+
+    Not where it does by no more than `fixed_point_kw`, by which numbers are rounded.
+    """
     load, turn, price = np.array(answer.load_kw), asked.turn, np.array(asked.price)
     due = np.array(last.load_kw)
     due = due + turn.step * (np.array(last.offer_kw) - due) + turn.starts * (np.array(last.starts_kw) - due)
-    fixed_point = _FIXED_POINT_KW * answer.homes if answer.homes > 1 else 0.0
-    rounding = _ROUNDING * float(np.abs(load).max()) + fixed_point
+    rounding = _ROUNDING * float(np.abs(load).max()) + fixed_point_kw
     before = (answer.usual_kw, answer.moved_kw) == (last.usual_kw, last.moved_kw)
     elsewhere = float(np.abs(load - due).max()) > rounding or not before
     offers = (np.array(answer.offer_kw), np.array(answer.starts_kw))
     dearest = max(float(price @ (offer - load)) for offer in offers)
-    return elsewhere or dearest > float(np.abs(price) @ (_ROUNDING * load + fixed_point))
+    return elsewhere or dearest > float(np.abs(price) @ (_ROUNDING * load + fixed_point_kw))
 
 
 class StorageMarketDra:
@@ -127,7 +134,9 @@ class StorageMarketDra:
     what that answer disclosed; a home that is held or excluded goes on following the plan.
     """
 
-    def __init__(self, quadratic: float, wear: float, session: Session, homes: Mapping[str, int]) -> None:
+    def __init__(
+        self, quadratic: float, wear: float, session: Session, homes: Mapping[str, int], *, of_groups: bool = False
+    ) -> None:
         self._quadratic, self._wear, self._homes = quadratic, wear, homes
         self._slots, self._slot_hours = session.slots, session.slot_hours
         self._fleets: dict[str, Fleet] = {}
@@ -136,7 +145,7 @@ class StorageMarketDra:
         self._signal: MarketSignal | None = None
         self._homes_state: HomesState | None = None
         self._asking = False
-        self._conducts = {name: Conduct(count) for name, count in homes.items()}
+        self._conducts = {name: Conduct(of_group=of_groups) for name in homes}
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
         """Answer alone where homes hold, once they have answered; else ask them."""

@@ -102,8 +102,8 @@ class LoadResponse(Body):
     `other_couplings` a matrix for each further price that asks for sensitivity. The answer is of `homes` homes,
     `held` of which did not answer this round: an earlier answer stands for them. `excluded` homes are not in it.
     `starts_changed` counts how often their deferrable runs have got other starts, where they have any.
-    `load_only` of the homes count with their load alone, because their sensitivity did not come true, and `fixed` of
-    these with an earlier load, because the price does not explain the later ones.
+    `load_only` of the homes count with their load alone, in a group with a part of their sensitivity, because it did
+    not come true, and `fixed` of these with an earlier load, because the price does not explain the later ones.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]

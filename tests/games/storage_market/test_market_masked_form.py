@@ -58,7 +58,7 @@ def test_dra_answers_the_same_for_a_group_as_for_its_homes(seed: int) -> None:
     homes = draw_homes(random)
     parts = {f"p{n}": StorageMarketHomes(part) for n, part in enumerate([homes[:2], *zip(homes[2:])])}
     plain = StorageMarketDra(0.1, 0.5, Session(SLOTS), {name: 2 if name == "p0" else 1 for name in parts})
-    grouped = StorageMarketDra(0.1, 0.5, Session(SLOTS), {"group 1": 5})
+    grouped = StorageMarketDra(0.1, 0.5, Session(SLOTS), {"group 1": 5}, of_groups=True)
     for turn in (FIRST, NEXT, NEXT):
         price = random.uniform(30, 50, SLOTS).tolist()
         signal = MarketSignal(price=price, sales_cap=[1.0] * SLOTS, turn=turn)
@@ -98,7 +98,7 @@ FINAL = st.builds(
 @given(st.lists(BATTERIES | FINAL, min_size=1, max_size=6), st.integers(0, 1000))
 def test_every_battery_of_a_group_follows_its_plan(batteries: list[Battery], seed: int) -> None:
     group = add_up([answer_of(battery) for battery in [None, *batteries]], len(batteries) + 1, shape=(6,))
-    dra = StorageMarketDra(0.001, 0.0, Session(6), {"group 1": len(batteries) + 1})
+    dra = StorageMarketDra(0.001, 0.0, Session(6), {"group 1": len(batteries) + 1}, of_groups=True)
     price = np.random.default_rng([14, seed]).uniform(0, 100, 6).tolist()
     curve = PriceCurve(slope=PackedArray.of(0.01 * np.eye(6)))
     asked = dra.open(MarketSignal(price=price, curve=curve, sales_cap=[1.0] * 6, turn=FIRST))
@@ -205,8 +205,8 @@ def say(load: list[float], **changes: Any) -> HomesAnswer:
     return HomesAnswer.model_validate({"homes": 20, "wanted_kwh": 0.0, "regret": 0.0} | loads | changes)
 
 
-def play(*answers: HomesAnswer, members: int = 20) -> list[DraAnswer]:
-    dra = StorageMarketDra(0.1, 0.0, Session(4), {"group 1": members})
+def play(*answers: HomesAnswer) -> list[DraAnswer]:
+    dra = StorageMarketDra(0.1, 0.0, Session(4), {"group 1": 20}, of_groups=True)
     bodies = []
     for answer in answers:
         asked = dra.open(MarketSignal(price=[30.0, 40.0, 50.0, 35.0], sales_cap=[1.0] * 4, turn=FIRST))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.messages import MOST_CHANGES, LoadResponse, Price
 from stackelgrid.scenarios import load
@@ -130,35 +131,113 @@ def test_held_answer_is_not_judged() -> None:
 # --- groups, of which the aggregator sees the sum alone ---
 
 
-def in_group(*rounds: tuple[Price, LoadResponse]) -> LoadResponse:
-    """The sum after some rounds with a group of 20."""
-    aggregator = UserOrientedAggregator({"group 1": 20})
+def in_group(*rounds: tuple[Price, LoadResponse], missing: tuple[Price, ...] = ()) -> LoadResponse:
+    """The sum after some rounds with a group of 20, and others in which one of its homes is `missing`."""
+    aggregator = UserOrientedAggregator({"group 1": 20}, of_groups=True)
     for asked, body in rounds:
-        total = aggregator.on_answers(asked, {"group 1": body.model_copy(update={"homes": 20})}, (), ()).body
+        group = {"group 1": body.model_copy(update={"homes": 20})}
+        total = aggregator.on_answers(asked, group, (), ()).body
+    for asked in missing:
+        total = aggregator.on_answers(asked, group, ("group 1",), ()).body
     return total
 
 
-def test_group_may_bend_less_than_at_both_ends_of_a_step() -> None:
-    """One home bends by 20 kW from a price of 10.5 to 9.5 alone, another from 7.5 to 6.5: the sum not between them."""
-    rounds = [bends(10.0, 10.0, -20.0), bends(7.0, 30.0, -20.0)]
-    assert play(*rounds).load_only == 1
-    assert in_group(*rounds).load_only == 0
+def test_held_groups_are_counted_by_their_homes() -> None:
+    groups = {f"group {number}": answer(2.0, -1.0).model_copy(update={"homes": 20}) for number in (1, 2, 3)}
+    aggregator = UserOrientedAggregator(dict.fromkeys(groups, 20), of_groups=True)
+    aggregator.on_answers(PRICE, groups, (), ())
+    total = aggregator.on_answers(PRICE, groups, ("group 2",), ()).body
+    assert (total.homes, total.held, total.fresh) == (60, 20, False)
+    assert (total.load_kw, total.slope) == ([6.0, 6.0], [-3.0, -3.0])
 
 
-def test_group_that_bends_less_than_foretold_again_and_again_counts_with_its_load_alone() -> None:
-    rounds = [bends(10.0 - number / 10, 5.0 + number / 10, -10.0) for number in range(6)]
-    assert in_group(*rounds[:5]).load_only == 0
-    assert (in_group(*rounds).load_only, in_group(*rounds).slope) == (20, [0.0, 0.0])
+def test_group_counts_with_the_part_of_its_sensitivity_that_came_true() -> None:
+    """It bends by 1 kW a cent and says 10."""
+    rounds = [bends(10.0 - number / 10, 5.0 + number / 10, -10.0) for number in range(3)]
+    total = in_group(*rounds)
+    assert (total.load_only, total.fixed, total.load_kw) == (20, 0, [5.2, 5.2])
+    assert total.slope == pytest.approx([-1.0, -1.0])
+    coupled = [(price, body.model_copy(update={"coupling": PackedArray.of(-4 * np.eye(2))})) for price, body in rounds]
+    assert (both := in_group(*coupled)).coupling is not None and both.slope is not None
+    assert both.coupling.array() + np.diag(both.slope) == pytest.approx(-np.eye(2))
+
+
+def test_group_may_bend_by_a_fifth_less_than_at_both_ends() -> None:
+    """Some of its homes bend at the first price alone, some at the last."""
+    assert in_group(bends(10.0, 10.0, -10.0), bends(9.0, 18.1, -10.0)).load_only == 0
 
 
 def test_group_may_bend_more_than_it_foretells() -> None:
     assert in_group(*[bends(10.0 - number, 5.0 + 5 * number, -0.1) for number in range(8)]).load_only == 0
 
 
-def test_group_whose_load_rises_along_its_price_counts_with_an_earlier_load() -> None:
-    rounds = [bends(10.0 + number, 5.0 + 2 * number, 0.0) for number in range(4)]
+def test_group_whose_load_rises_along_its_price_goes_on_from_an_earlier_one() -> None:
+    rounds = [bends(10.0 + number, 50.0 + 2 * number, 0.0) for number in range(4)]
     total = in_group(*rounds)
-    assert (total.load_only, total.fixed, total.load_kw) == (20, 20, [7.0, 7.0])
+    assert (total.load_only, total.fixed, total.load_kw) == (20, 20, [52.0, 52.0])
+    # Where it has bent before by half of what it says, it goes on with that: by 5 kW, and then up by 1 in two rounds.
+    bent = [bends(10.0, 50.0, -10.0), bends(9.0, 55.0, -10.0), bends(9.1, 55.5, -10.0), bends(9.0, 54.5, -10.0)]
+    total = in_group(*bent, bends(9.1, 56.0, -10.0))
+    assert total.fixed == 20 and total.slope is not None
+    assert total.slope[0] == pytest.approx(-10 * (5 - 0.05 - 0.1) / (10 + 3 * 0.1), rel=0.05)
+
+
+def test_load_at_random_costs_a_group_none_of_its_sensitivity() -> None:
+    """Over small steps it overstates, or its load rises, by chance; over all it bends as it says."""
+    random = np.random.default_rng(27)
+    prices = [10.0, 8.0, *random.uniform(7.9, 8.1, 10)]
+    total = in_group(*[bends(price, 100 - 5 * price + random.uniform(-1, 1), -5.0) for price in prices])
+    assert total.fixed == 20 and total.slope is not None
+    assert -5.5 < total.slope[0] < -4
+
+
+def test_group_without_a_sum_goes_on_along_the_one_before() -> None:
+    """Loads of log satisfaction, c + s / p, are met exactly; those between slots along the tangent."""
+    first, later = Price(price=[8.0, 10.0]), Price(price=[12.0, 9.0], others=PackedArray.of(np.array([[10.0, 10.0]])))
+    prices = np.array([12.0, 9.0])
+    slope = [-100 / 8.0**2, -100 / 10.0**2]
+    body = LoadResponse(homes=1, load_kw=[30 + 100 / 8.0, 30 + 100 / 10.0], slope=slope)
+    total = in_group((first, body), missing=(later,))
+    assert (total.held, total.load_only) == (20, 0)
+    assert total.load_kw == pytest.approx(30 + 100 / prices) and total.slope == pytest.approx(-100 / prices**2)
+    assert total.other_loads_kw is not None
+    assert total.other_loads_kw.array()[0] == pytest.approx([40.0, 40.0])
+    coupled = body.model_copy(update={"slope": [0.0, 0.0], "coupling": PackedArray.of(-np.eye(2))})
+    total = in_group((first, coupled), missing=(later,))
+    assert total.load_kw == pytest.approx(np.array(body.load_kw) - (prices - [8.0, 10.0]))
+
+
+def test_group_without_a_sum_goes_on_by_its_loads_where_it_tells_no_sensitivity() -> None:
+    asked = Price(price=[10.0, 10.0], others=PackedArray.of(np.array([[11.0, 10.0], [10.0, 11.0]])), sensitivities=0)
+    others = PackedArray.of(np.array([[48.0, 50.0], [50.0, 48.0]]))
+    body = LoadResponse(homes=1, load_kw=[50.0, 50.0], other_loads_kw=others)
+    later = Price(price=[12.0, 8.0], sensitivities=0)
+    total = in_group((asked, body), missing=(later,))
+    assert total.slope is None
+    assert total.load_kw == pytest.approx([50 - 2 * 10 * (1 - 10 / 12), 50 - 2 * 10 * (1 - 10 / 8)])
+    alone = in_group(
+        (Price(price=[10.0, 10.0], sensitivities=0), body.model_copy(update={"other_loads_kw": None})), missing=(later,)
+    )
+    assert alone.load_kw == [50.0, 50.0]
+
+
+@pytest.mark.parametrize("price", [1e-3, -50.0, 1e6])
+def test_group_without_a_sum_goes_no_further_than_its_load(price: float) -> None:
+    total = in_group(bends(10.0, 5.0, -3.0), missing=(Price(price=[price, 10.0]),))
+    assert 0 <= total.load_kw[0] <= 10 and total.slope is not None and total.slope[0] == 0
+    assert (total.load_kw[1], total.slope[1]) == (5.0, -3.0)
+
+
+@pytest.mark.parametrize("sums", ["off", "committee"])
+def test_price_stays_near_when_a_home_dies(sums: str) -> None:
+    """With masks its group has no sum any more: most of its homes still respond to the price."""
+    settings = ["population.homes=20", "aggregators=1", f"privacy.sums={sums}", "privacy.minimum_group=10"]
+    scenario = load(GAME, [*settings, "leader.objective=stackelberg"])
+    price = in_memory.play(scenario).rounds[-1]["price"]
+    plan = FaultPlan.model_validate({"faults": [{"kind": "crash", "node": "h07", "at": {"round": 3}}]})
+    run = in_memory.play(scenario, plan=plan)
+    assert run.settled
+    assert run.rounds[-1]["price"] == pytest.approx(price, rel=0.1)
 
 
 def test_sensitivity_of_groups_that_cannot_be_is_objected_to() -> None:

@@ -69,7 +69,10 @@ def test_sum_of_numbers_reads_as_the_sum_of_the_answers(
     assert_same(read, plain.on_answers(question, answers, (), ()).body)
     # An aggregator that sees the group alone replies with the same, and nobody objects to it.
     assert read.find_objection(question, sum(home.connection_kw for home in homes)) is None
-    assert_same(UserOrientedAggregator({"group 1": 4}).on_answers(question, {"group 1": read}, (), ()).body, read)
+    assert_same(
+        UserOrientedAggregator({"group 1": 4}, of_groups=True).on_answers(question, {"group 1": read}, (), ()).body,
+        read,
+    )
 
 
 @pytest.mark.parametrize(("prices", "sensitivities"), QUESTIONS)
