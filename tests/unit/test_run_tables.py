@@ -74,6 +74,7 @@ DATED: dict[str, dict[str, Any]] = {
         ],
     },
     "prosumer": {
+        "forecast": {"load": "persistence"},
         "leader": {
             "event": {"first": "11:00", "last": "15:00"},
             "cost": {"c0": 100, "c1": 1, "c2": 0.01},
@@ -87,6 +88,7 @@ DATED: dict[str, dict[str, Any]] = {
         ],
     },
     "load_call": {
+        "forecast": {"load": "persistence"},
         "leader": {
             **{"target_kwh": 6, "peak_price": 5.8, "off_peak_price": 2.6},
             "event": {"first": "18:00", "last": "21:00"},
@@ -98,6 +100,7 @@ DATED: dict[str, dict[str, Any]] = {
         ],
     },
     "storage_market": {
+        "forecast": {"load": "persistence"},
         "leader": {
             "generators": [
                 {"id": "g1", "quadratic": 0.5, "linear": 10, "max_mw": 30, "ramp_mw": 1000},
