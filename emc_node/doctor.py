@@ -84,6 +84,8 @@ def examine(config_file: Path, state: Path) -> Iterator[Finding]:
     yield Finding("configuration", True, f"{config_file}: {config.name} of run {config.run}")
     if config.tls is not None:
         yield _examine_certificate(config.tls, config.name)
+    if config.privacy.sums == "committee":
+        yield _examine_masks(config)
     yield from _examine_broker(config)
     yield from _examine_disk(config)
     if config.devices is not None:
@@ -112,6 +114,15 @@ def _examine_certificate(tls: Tls, name: str) -> Finding:
         problem = f"it holds until {certificate.until:%Y-%m-%d} only: ask the operator for a new one"
     found = f"of {name}, for its key and by the authority, until {certificate.until:%Y-%m-%d}"
     return Finding("certificate", problem is None, problem or found)
+
+
+def _examine_masks(config: EmcConfig[Any]) -> Finding:
+    """Say how answers are masked, and examine whether the secret of the masks outlives a restart."""
+    if config.ledger_file is None:
+        lost = "after a restart it is in no sum until the next session"
+        return Finding("masks", False, f"ledger_file: missing, so that {lost}; name a file in a folder that stays")
+    least, keys = config.privacy.minimum_group, "unproven" if config.tls is None else "proven by the certificate"
+    return Finding("masks", True, f"the grid reads sums of {least} homes or more; the home's keys are {keys}")
 
 
 def _examine_broker(config: EmcConfig[Any]) -> Iterator[Finding]:

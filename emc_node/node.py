@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stackelgrid.calendar import Session
 from stackelgrid.masks.fixed_point import FixedPointRangeError
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.node.progress import Progress
+from stackelgrid.node.progress import MaskStatus, Progress
 from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
@@ -117,6 +117,7 @@ class EmcNode:
         self._answered = set[bytes]()
         if self._party is not None:
             self._party.begin_session(number)
+            self._show_masks(self._party)
         self._states = self.find_states(self._session)
         foreseen = [home.foresee(self._session) for home in self._homes]
         homes = [home.in_session(self._session, self._states.get(home.id)) for home in foreseen]
@@ -267,6 +268,7 @@ class EmcNode:
         self._member.move(self._link)
         if self._party is not None:
             farewell += self._party.move(self._link)
+            self._show_masks(self._party)
         self._in_session = False
         self._place = {"number": place.number, "aggregator": place.aggregator}
         self._keep({})
@@ -403,6 +405,7 @@ class EmcNode:
         assert party is not None
         before = party.remember()
         steps = party.receive(message)
+        self._show_masks(party)
         if party.remember() != before:
             self._keep()
         waiting = self._waiting
@@ -421,6 +424,12 @@ class EmcNode:
             _LOG.error("no masked answer", extra={"data": {"round": question.round, "cause": str(error)}})
             self.note_remark(f"round {question.round} is not answered: {error}")
             return None
+
+    def _show_masks(self, party: Party) -> None:
+        """Note in how large a sum the homes are, or why in none."""
+        roster = party.roster
+        homes = None if roster is None else roster.count_homes(roster.find_group(self.name))
+        self.progress.masks = MaskStatus(homes, party.objection)
 
     def _reject_mask(self, kind: str, detail: str) -> None:
         """Count what the party refuses."""

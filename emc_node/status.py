@@ -42,6 +42,8 @@ class Condition(IntEnum):
     """This machine's clock, by which it would carry out the plan, is not synchronised."""
     UNHEARD = 13
     """It is connected, and was asked nothing though a session should have begun."""
+    UNMASKED = 14
+    """It answers nothing, since it refuses the homes that its answers would be added with."""
     IDLE = 15
     """It takes part in nothing, and no plan holds."""
     WARNING = 1
@@ -54,6 +56,13 @@ class Home(BaseModel):
     mode: str
     takes_part: bool
     problems: list[str]
+
+
+class Masks(BaseModel):
+    """How a home's answers are masked, as `stackelgrid.node.progress` has it."""
+
+    homes: int | None
+    objection: str | None
 
 
 class StatusFile(BaseModel):
@@ -74,6 +83,7 @@ class StatusFile(BaseModel):
     plan_until: Moment | None = None
     next_gate: Moment | None = None
     home: Home | None = None
+    masks: Masks | None = None
     rejected: dict[str, int]
     remarks: list[str] = []
     refusal: str | None = None
@@ -89,6 +99,8 @@ class StatusFile(BaseModel):
         elif self.state not in ("over", "lost"):
             why = "" if self.failure is None else f" ({self.failure})"
             lines.append(f"No connection to {self.broker}{why}; it keeps trying{again}.")
+        if self.masks is not None and self.masks.homes is not None:
+            lines.append(f"Its answers are masked: the grid reads the sum of {self.masks.homes} homes.")
         if self.rejected:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
             lines.append(f"Messages it ignored: {counted}.")
@@ -118,6 +130,12 @@ class StatusFile(BaseModel):
             late = _duration(now - self.next_gate)
             mend = "ask the operator whether this home is still in the grid"
             yield Condition.UNHEARD, f"A session was to open {late} ago, and nothing was asked of it; {mend}."
+        if self.masks is not None and self.masks.objection is not None:
+            mend = "if that lasts longer than a session, ask the operator"
+            yield (
+                Condition.UNMASKED,
+                f"It refuses the homes that it would be added with: {self.masks.objection}; {mend}.",
+            )
         if not self.has_plan(now) and not (self.connected and self.takes_part):
             why = "" if self.home is None or self.home.takes_part else ", as its household wants it"
             yield Condition.IDLE, f"It takes part in nothing{why}, and no plan holds."

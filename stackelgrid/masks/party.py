@@ -78,6 +78,7 @@ class Party:
         self._form, self._settings, self._draw_nonce, self._object_to = form, settings, draw_nonce, object_to
         self._keys = PartyKeys(secret)
         self._roster: Roster | None = None
+        self._objection: tuple[int, str] | None = None  # of the last session in which one was refused, the first
         self._epoch = 0
         self._member: CommitteeMember | None = None
         self._entrusted: EntrustedShares | None = None  # of a roster that has not come yet
@@ -90,6 +91,13 @@ class Party:
     def may_answer(self, session: int) -> bool:
         """Tell whether a roster is in force under which it may answer in a session."""
         return self._roster is not None and session == self._session
+
+    @property
+    def objection(self) -> str | None:
+        """Why no roster is in force though one has come in this session, None where one is or none has."""
+        if self._roster is not None or self._objection is None or self._objection[0] < self._session:
+            return None
+        return self._objection[1]
 
     @property
     def roster(self) -> Roster | None:
@@ -117,7 +125,7 @@ class Party:
         """Go to another aggregator, whose roster is another; give what clears the keys at the one before."""
         cleared = self.leave()
         self.link = link
-        self._roster = self._member = self._entrusted = None
+        self._roster = self._member = self._entrusted = self._objection = None
         return cleared
 
     def leave(self) -> list[Publish]:
@@ -170,6 +178,9 @@ class Party:
             self._object_to("roster", reason)
             if self._roster is not None and self._bound_in != max(self._session, message.session):
                 self._roster = self._member = None  # the aggregator goes on without this one
+            session = max(self._session, message.session)
+            if self._objection is None or self._objection[0] < session:
+                self._objection = session, reason
             return []
         self._roster, self._epoch, self._member = roster, message.epoch, None
         self.begin_session(message.session)

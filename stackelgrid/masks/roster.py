@@ -89,6 +89,10 @@ class Roster:
         """Count the homes of a group."""
         return sum(self.parties[name].homes for name in self.groups[group])
 
+    def find_group(self, name: str) -> str:
+        """Find the group that a process is in."""
+        return next(group for group, names in self.groups.items() if name in names)
+
     def _weigh(self, names: Iterable[str]) -> int:
         return weigh((self.parties[name].homes for name in names), self.minimum_group)
 

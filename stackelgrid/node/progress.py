@@ -21,6 +21,16 @@ MISSING = ("held", "excluded", "quarantined")
 """What a coordinator does about a member whose answer is missing."""
 
 
+class MaskStatus(NamedTuple):
+    """How a home's answers are masked: in a sum of so many `homes`, None as long as no list of them is accepted.
+
+    `objection` is why the last one that came was not.
+    """
+
+    homes: int | None = None
+    objection: str | None = None
+
+
 class Verdict(NamedTuple):
     """The end of an examination of what was settled: whether it `passed`, and the `gap` where there is one."""
 
@@ -41,7 +51,8 @@ class Progress:
     with devices, None in other nodes. `missing` is how many members a coordinator missed in the last round that it
     finished, by what it did about them. `settled_at` is when it was settled last, in seconds since 1970, None before.
     `settled_until` is the end of what was settled, None without one or without dates. `certificate` is what an observer
-    found out about that. `shut_out` is why the broker does not accept the node, None as long as it does.
+    found out about that. `masks` is how a home's answers are masked, None where they are not. `shut_out` is why the
+    broker does not accept the node, None as long as it does.
     """
 
     def __init__(self) -> None:
@@ -55,6 +66,7 @@ class Progress:
         self.shut_out: str | None = None
         self.certificate: Verdict | None = None
         self.home: HomeStatus | None = None
+        self.masks: MaskStatus | None = None
         self.refusal: str | None = None
         self.is_ignored = False
         self._refused_round = 0
@@ -74,6 +86,8 @@ class Progress:
         if self.refusal is not None:
             what = "ignores all answers of this home" if self.is_ignored else "refused the last answer of this home"
             problems.append(f"the grid {what}: {self.refusal}")
+        if self.masks is not None and self.masks.objection is not None:
+            problems.append(f"this home refuses the homes that it would be added with: {self.masks.objection}")
         if self.shut_out is not None:
             problems.append(f"the grid's broker does not accept this home: {self.shut_out}")
         return problems

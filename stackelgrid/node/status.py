@@ -86,7 +86,7 @@ class Status:
 
     def record(self) -> dict[str, Any]:
         """Give the same as JSON."""
-        certificate, home = self.certificate, self.progress.home
+        certificate, home, masks = self.certificate, self.progress.home, self.progress.masks
         until = self.progress.plan_until
         return {
             "node": self.node,
@@ -102,6 +102,7 @@ class Status:
             "certificate_until": None if certificate is None else certificate.until.isoformat(),
             "plan_until": None if until is None else until.isoformat(),
             "home": None if home is None else home.record(),
+            "masks": None if masks is None else masks._asdict(),
             "rejected": dict(self.mailbox.rejected),
             "remarks": list(self.progress.remarks),
             "refusal": self.progress.refusal,

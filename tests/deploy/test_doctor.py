@@ -134,6 +134,16 @@ def test_doctor_finds_everything_in_order(machine: Machine, capsys: pytest.Captu
     assert list((machine.folder / "state").iterdir()) == [], "it leaves nothing on the disk"
 
 
+def test_doctor_says_how_answers_are_masked(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    masked = {"privacy": {"sums": "committee"}}
+    found = examine(machine.configure(**masked, ledger_file=f"{machine.folder}/state/ledger.json"), capsys)
+    assert found["masks"] == (
+        True,
+        "the grid reads sums of 20 homes or more; the home's keys are proven by the certificate",
+    )
+    assert "after a restart it is in no sum" in failures(machine.configure(**masked), capsys)["masks"]
+
+
 def test_doctor_prints_a_line_for_each_thing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.say("battery/soc", "full")
     assert emc_node.__main__.main(["doctor", "--config", str(machine.configure())]) == 1

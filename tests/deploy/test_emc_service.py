@@ -345,6 +345,8 @@ def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"next_gate": in_days(-0.005)}, 0, ["Connected"]),
         ({"next_gate": in_days(-0.5)}, 13, ["to open 12 hours ago, and nothing was asked", "ask the operator"]),
         ({"next_gate": in_days(-0.5), "connected": False}, 15, ["No connection"]),
+        ({"masks": {"homes": 23, "objection": None}}, 0, ["are masked: the grid reads the sum of 23 homes."]),
+        ({"masks": {"homes": None, "objection": "4 processes"}}, 14, ["It refuses the homes", "4 processes; if that"]),
         ({"home": at_home("plan")}, 0, ["takes part"]),
         ({"home": at_home("plan", problems=["nothing is heard of the limit"])}, 1, ["At home: nothing is heard"]),
         ({"home": at_home("fail_safe"), "connected": False}, 15, ["no plan holds"]),

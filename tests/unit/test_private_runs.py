@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import MemoryRun
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.memory import DeadlockError
 from stackelgrid.wire.masks import MaskRoster
 
@@ -171,6 +173,23 @@ def test_round_counts_the_messages_that_set_masks_up_and_sum_them() -> None:
     )
     late = of_masks - more
     assert 0 <= late <= len(record.rounds), "of five members one is not waited for"
+
+
+def test_home_shows_in_how_large_a_sum_it_is_or_what_it_refuses() -> None:
+    """One that wants larger groups than the others is left out, and they are not."""
+    scenario = street()
+    run = MemoryRun(scenario)
+    first, *others = build_node_configs(scenario, run="memory").homes
+    wants_more = first.privacy.model_copy(update={"minimum_group": 6})
+    run.builds[first.name] = partial(run._home, first.model_copy(update={"privacy": wants_more}))
+    nodes = {name: build(False) for name, build in run.builds.items()}
+    record = run.finish(run.transport.run(list(nodes.values())))
+    refusal = nodes[first.name].progress.masks
+    assert refusal == (None, "groups of 5 homes, at least 6 are wanted (privacy.minimum_group)")
+    assert {nodes[each.name].progress.masks for each in others} <= {(5, None), (6, None)}
+    assert record.settled and {entry["why"][first.name] for entry in record.aggregator_rounds} == {
+        "has sealed nothing for the committee"
+    }
 
 
 # --- members that come and go ---
