@@ -160,8 +160,8 @@ class UtilitySettings(LeaderSettings):
     feeder draws without the event, prosumers included; the DR `event` may be none. Besides the thresholds `epsilon` of
     [PR-21], prices and quantities have to agree with each other to the relative `tolerance`. At the beginning of a
     session it plans with what `forecast` makes of P (in a scenario `forecast.load`, unless that is a prosumer's list);
-    for what it supplies beyond what was settled it pays `imbalance_price`, money per kWh, the cost of one more where
-    none is given.
+    for what it supplies beyond what was settled it pays `imbalance_price`, money per kWh, the cost of one more at what
+    came where none is given.
     """
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-9

@@ -80,11 +80,12 @@ class ProsumerOutcome(Outcome):
             more_local += np.subtract(after.pv_kw, before.pv_kw)[bound] + (dr - self.dr_kw[name][bound])
             if name in self.dr_price:  # a provider that was lost after the settlement has left none
                 profit += hours * (self.dr_price[name][bound] - price) * -load
-        system, settled = np.array(leader.system_load_kw[bound]), np.array(self.net_load_kw)
-        given = leader.cost.of_one_more(settled) if leader.imbalance_price is None else leader.imbalance_price
-        price, settled = np.broadcast_to(given, settled.shape)[bound], settled[bound]
+        system, settled = np.array(leader.system_load_kw[bound]), np.array(self.net_load_kw[bound])
         in_event = leader.mark_event(came.session)[bound]
         unforeseen = system - self.system_load_kw[bound] - np.where(in_event, more_local, 0.0)
+        price = leader.cost.of_one_more(settled + unforeseen)
+        if leader.imbalance_price is not None:
+            price = np.broadcast_to(leader.imbalance_price, len(self.net_load_kw))[bound]
         saving = hours * (leader.cost.evaluate(system) - leader.cost.evaluate(settled + unforeseen))
         return self.model_copy(
             update={

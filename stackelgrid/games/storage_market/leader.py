@@ -64,7 +64,7 @@ class UtilitySettings(LeaderSettings):
     are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
     `tolerance` of all DRAs' power. At the beginning of a session it plans with what `forecast` makes of the demand
     expected (in a scenario `forecast.load`, a list in kW); for what is drawn beyond what was settled it pays
-    `imbalance_price`, $/MWh, the price settled where none is given.
+    `imbalance_price`, $/MWh, the price of a dispatch for what came where none is given.
     """
 
     generators: Annotated[list[GeneratorSettings], Field(min_length=1, max_length=100)]

@@ -145,8 +145,12 @@ class StorageMarketOutcome(Outcome):
         """
         hours, leader = came.slot_hours, came.leader
         unforeseen = (leader.expected - foreseen.leader.expected)[:binding]
-        given = self.price if leader.imbalance_price is None else leader.imbalance_price
-        price = np.broadcast_to(given, len(self.price))[:binding]
+        if leader.imbalance_price is None:
+            came_mw = np.array(self.net_demand_mw)
+            came_mw[:binding] += unforeseen
+            price = foreseen.leader.economic_dispatch(hours).solve(came_mw).price[:binding]
+        else:
+            price = np.full(binding, leader.imbalance_price)
         running = sum(unit.cost_of(np.array(self.dispatch_mw[unit.id]))[:binding].sum() for unit in leader.generators)
         lost = leader.lost_load_price * sum(self.short_mw[:binding])
         return self.model_copy(

@@ -111,12 +111,15 @@ def test_energy_and_money_balance_in_every_slot(price: float | None) -> None:
         np.testing.assert_allclose(got, (price_paid * surplus).sum(axis=0), atol=1e-9)
         np.testing.assert_allclose(got + outcome.metered_profit, (sold_at * surplus).sum(axis=0), atol=1e-9)
         # The utility supplies what was settled, and pays for the rest.
-        each = np.full(session.binding, price) if price is not None else -0.6 + 0.006 * settled
+        came = settled + unforeseen / HOURS
+        each = np.full(session.binding, price) if price is not None else -0.6 + 0.006 * came
         np.testing.assert_allclose(outcome.imbalance_price, each, atol=1e-12)
         cost = HOURS * float((400 - 0.6 * settled + 0.003 * settled**2).sum()) + float(each @ unforeseen)
         assert outcome.supply_cost == pytest.approx(cost, abs=1e-9)
         saved = leader.cost.evaluate(system) - leader.cost.evaluate(np.array(outcome.metered_kw))
         np.testing.assert_allclose(outcome.metered_saving, HOURS * saved, atol=1e-9)
+        if price is None:  # a wrong forecast never makes supply cheaper
+            assert cost >= HOURS * float(leader.cost.evaluate(came).sum()) - 1e-9
         missed += float(np.abs(unforeseen).sum())
     assert missed > 1 and short > 0
     assert not np.any(run.result.sessions[0].outcome.imbalance_kwh)  # there is no yesterday yet

@@ -282,8 +282,15 @@ def test_meters_count_the_demand_that_comes_and_what_homes_and_batteries_settled
         np.testing.assert_allclose(outcome.metered_mw, comes + changed, atol=1e-9)
         unforeseen = np.array(outcome.imbalance_mwh)
         np.testing.assert_allclose(outcome.metered_mw, settled + unforeseen, atol=1e-9)
-        paid = np.array(outcome.price[bound]) if price is None else np.full(session.binding, price)
-        assert outcome.imbalance_price == paid.tolist()
+        paid = np.array(outcome.imbalance_price)
+        if price is None:
+            came = np.array([*outcome.metered_mw, *outcome.net_demand_mw[session.binding :]])
+            least, at_what_came, _ = best_dispatch(earlier.leader, came, 1.0)
+            np.testing.assert_allclose(paid, at_what_came[bound], atol=1e-4)
+            # A wrong forecast never makes supply cheaper.
+            assert outcome.supply_cost + float(paid @ unforeseen) >= least - 1e-4
+        else:
+            assert paid.tolist() == [price] * session.binding
         generated = sum(
             unit.quadratic * mw**2 + unit.linear * mw
             for unit in units
