@@ -128,11 +128,14 @@ class AggregatorNode:
         self._strategy = self._settings_now.strategy(self._session, self._homes)
         self._has_groups = False  # with masks: whether it is for them
 
-    def _group(self, groups: Mapping[str, int]) -> None:
-        """Play the session with the sums of `groups`, each of so many homes; some homes may be in none."""
+    def _group(self, roster: Roster) -> None:
+        """Play the session with the sums of the groups of a roster; some homes may be in none."""
+        groups = {group: roster.count_homes(group) for group in roster.groups}
+        limits = {group: self._limits.add_limits(names) for group, names in roster.groups.items()}
+        known = {group: limit for group, limit in limits.items() if limit is not None}
         outside = sum(self._homes.values()) - sum(groups.values())
         of_strategy = {**groups, **({_OUTSIDE: outside} if outside else {})}
-        self._strategy = self._settings_now.group_strategy(self._session, of_strategy)
+        self._strategy = self._settings_now.group_strategy(self._session, of_strategy, known)
         self._has_groups, self._outside = True, [_OUTSIDE] if outside else []
 
     def _go_on_to(self, number: int, now: float) -> list[Action]:
@@ -465,11 +468,11 @@ class AggregatorNode:
 
     def _go_on_with_masks(self, set_up: SetUp, now: float) -> list[Action]:
         """Begin with the leader's signal, or ask again what another committee was asked about."""
-        assert self._sums is not None
+        assert self._sums is not None and self._sums.roster is not None
         masks = self._sums.remember_session() if set_up.kept else self._sums.remember()
         self._ledger.append({**self._of_session(), "masks": masks})
         if not self._has_groups:
-            self._group(set_up.groups)
+            self._group(self._sums.roster)
         self._note_unable(self._sums)
         if self._signal is not None:
             signal, self._signal = self._signal, None
@@ -585,9 +588,8 @@ class AggregatorNode:
     def _recall_masks(self, next_step: Ask[Any] | Reply[Any] | None) -> Ask[Any] | Reply[Any] | None:
         """Take over that masks were set up: at the beginning of a session, or with another committee in a round."""
         assert self._sums is not None and self._sums.roster is not None
-        roster = self._sums.roster
         if not self._has_groups:
-            self._group({group: roster.count_homes(group) for group in roster.groups})
+            self._group(self._sums.roster)
         self._note_unable(self._sums)
         if self._signal is not None:
             signal, self._signal = self._signal, None

@@ -77,6 +77,10 @@ class MemberLimits:
             self._mailbox.reject("refused", group, objection)
         return objection
 
+    def add_limits(self, names: Sequence[str]) -> float | None:
+        """Add up what the connections of members carry, None where that is not known of each."""
+        return _add_limits([member for name in names for member in self._registered[name]])
+
     def check_receipt(self, receipt: Receipt) -> str | None:
         """Give the reason why the names in a receipt are refused, or None.
 
@@ -97,10 +101,12 @@ def register_aggregator(name: str, members: Sequence[RegisteredMember]) -> Regis
 
     That is unknown where one of them is.
     """
-    limits = [member.max_kw for member in members]
-    known = [limit for limit in limits if limit is not None]
-    max_kw = sum(known) if members and len(known) == len(limits) else None
-    return RegisteredMember(name=name, homes=sum(member.homes for member in members), max_kw=max_kw)
+    return RegisteredMember(name=name, homes=sum(member.homes for member in members), max_kw=_add_limits(members))
+
+
+def _add_limits(members: Sequence[RegisteredMember]) -> float | None:
+    known = [member.max_kw for member in members if member.max_kw is not None]
+    return sum(known) if members and len(known) == len(members) else None
 
 
 def _count_absent(body: Body) -> tuple[int, int]:

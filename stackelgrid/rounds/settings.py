@@ -71,12 +71,13 @@ class AggregatorSettings(StrictModel):
         raise NotImplementedError
 
     def group_strategy(
-        self, session: Session, groups: Mapping[str, int]
+        self, session: Session, groups: Mapping[str, int], max_kw: Mapping[str, float]
     ) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
         """Create it for a session under masks, in which the members are `groups` of so many homes.
 
-        Their answers are the sums that the game's `MaskedForm` reads. A group of which one home does not answer has
-        none, and is held as a whole.
+        `max_kw` is what the connections of a group carry together, where that is known. Their answers are
+        the sums that the game's `MaskedForm` reads. A group of which one home does not answer has none, and is held as
+        a whole.
         """
         return self.strategy(session, groups)
 

@@ -326,6 +326,15 @@ def test_home_that_is_away_while_masks_are_set_up_is_left_out_until_the_next_ses
     assert record.failures == {}
 
 
+def test_aggregator_all_of_whose_groups_stand_still_is_believed_by_the_leader() -> None:
+    """They go on along their sums, and by no more than their connections carry, while the price falls to a quarter."""
+    scenario = street(20, aggregators=2)
+    record = play(scenario, *(crash(name, restart_after_s=None) for name in ("h1", "h5"))).record
+    of_a1 = [entry for entry in record.aggregator_rounds if entry["aggregator"] == "a1" and entry["round"] > 1]
+    assert all(len(entry["groups"]) == 2 for entry in of_a1)
+    assert record.settled and all(entry["quarantined"] == [] for entry in record.rounds)
+
+
 def test_committee_without_two_members_is_replaced() -> None:
     """They are both of one group, so that the other has to be summed by others."""
     committee = calm().roster.committee(0)

@@ -56,7 +56,9 @@ class DraCosts(AggregatorSettings):
         """Create the DRA's part of the game."""
         return StorageMarketDra(self.quadratic, self.wear, session, homes)
 
-    def group_strategy(self, session: Session, groups: Mapping[str, int]) -> StorageMarketDra:
+    def group_strategy(
+        self, session: Session, groups: Mapping[str, int], max_kw: Mapping[str, float]
+    ) -> StorageMarketDra:
         """Create it under masks, for so many homes of each group."""
         return StorageMarketDra(self.quadratic, self.wear, session, groups, of_groups=True)
 

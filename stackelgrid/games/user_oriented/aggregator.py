@@ -20,13 +20,26 @@ from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
 class UserOrientedAggregator:
     """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members.
 
-    `homes` is the number of homes behind each member: a home's process or, under masks, a group of them.
+    `homes` is the number of homes behind each member: a home's process or, under masks, a group of them, whose
+    connections carry `max_kw` together, where that is known.
     """
 
-    def __init__(self, homes: Mapping[str, int], *, best_responses: bool = True, of_groups: bool = False) -> None:
+    def __init__(
+        self,
+        homes: Mapping[str, int],
+        *,
+        best_responses: bool = True,
+        of_groups: bool = False,
+        max_kw: Mapping[str, float] | None = None,
+    ) -> None:
         self._homes = homes
-        foresight = GroupForesight if of_groups else Foresight
-        self._foresight = {name: foresight(best_responses=best_responses) for name in homes}
+        limits = max_kw or {}
+        self._foresight = {
+            name: GroupForesight(best_responses=best_responses, max_kw=limits.get(name, np.inf))
+            if of_groups
+            else Foresight(best_responses=best_responses)
+            for name in homes
+        }
 
     def open(self, signal: Price) -> Ask[Price]:
         """Ask the homes the leader's prices."""
@@ -110,6 +123,8 @@ class UserOrientedSettings(AggregatorSettings):
         """Build the aggregator's strategy, for `homes` behind each member."""
         return UserOrientedAggregator(homes, best_responses=self.best_responses)
 
-    def group_strategy(self, session: Session, groups: Mapping[str, int]) -> UserOrientedAggregator:
+    def group_strategy(
+        self, session: Session, groups: Mapping[str, int], max_kw: Mapping[str, float]
+    ) -> UserOrientedAggregator:
         """Build the strategy under masks, for so many homes of each group."""
-        return UserOrientedAggregator(groups, best_responses=self.best_responses, of_groups=True)
+        return UserOrientedAggregator(groups, best_responses=self.best_responses, of_groups=True, max_kw=max_kw)

@@ -117,11 +117,12 @@ class GroupForesight:
     """What the sums of a group foretell of its next one, and what it counts with where it has none.
 
     `load_only` says that it counts with a part of its sensitivity; `fixed` that its load does not follow from the price
-    and does not count any more: it goes on along what its last sum says.
+    and does not count any more: it goes on along what its last sum says, by no more than the `max_kw` that its
+    connections carry.
     """
 
-    def __init__(self, *, best_responses: bool = True) -> None:
-        self._best_responses = best_responses
+    def __init__(self, *, best_responses: bool = True, max_kw: float = np.inf) -> None:
+        self._best_responses, self._max_kw = best_responses, max_kw
         self._asked: Price | None = None
         self._answer: LoadResponse
         self._risen = 0
@@ -180,11 +181,11 @@ class GroupForesight:
         at, *_ = map(self._believe, self._answer.at_each_price())
         slope = _find_secant(self._asked.prices, self._answer) if at.slope is None else at.slope
         first = np.array(self._asked.price)
-        return [_extend(at.loads, slope, at.coupling, first, price) for price in asked.prices]
+        return [_extend(at.loads, slope, at.coupling, first, price, self._max_kw) for price in asked.prices]
 
 
-def _extend(loads: Array, slope: Array, coupling: Array | None, first: Array, price: Array) -> LoadAt:
-    """Extend a load (1, T) at the price `first` to another one, by no more than it is; both (T,).
+def _extend(loads: Array, slope: Array, coupling: Array | None, first: Array, price: Array, max_kw: float) -> LoadAt:
+    """Extend a load (1, T) at the price `first` to another one, by no more than it is and up to `max_kw`; both (T,).
 
     Within a slot along a hyperbola, c + s / p, as elastic loads fall; between slots, and where prices are not above
     zero, along the tangent.
@@ -194,9 +195,11 @@ def _extend(loads: Array, slope: Array, coupling: Array | None, first: Array, pr
     change = slope * np.where(ratio == 1.0, price - first, first * (1 - ratio))
     if coupling is not None:
         change = change + coupling @ (price - first)
-    most = np.abs(loads[0])
-    within = np.abs(change) <= most
-    return LoadAt(loads + np.clip(change, -most, most), np.where(within, slope * ratio**2, 0.0), coupling)
+    load, most = loads[0], np.abs(loads[0])
+    least, largest = np.maximum(load - most, -max_kw), np.minimum(load + most, max_kw)
+    within = (least <= load + change) & (load + change <= largest)
+    extended = np.clip(load + change, least, largest)
+    return LoadAt(extended[None], np.where(within, slope * ratio**2, 0.0), coupling)
 
 
 def _find_secant(prices: Array, answer: LoadResponse) -> Array:

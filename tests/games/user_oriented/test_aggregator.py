@@ -151,6 +151,21 @@ def test_held_groups_are_counted_by_their_homes() -> None:
     assert (total.load_kw, total.slope) == ([6.0, 6.0], [-3.0, -3.0])
 
 
+@pytest.mark.parametrize(("max_kw", "load_kw", "slope"), [(None, 60.0, -8.0), (45.0, 45.0, 0.0)])
+def test_group_without_a_sum_goes_on_by_no_more_than_its_connections_carry(
+    max_kw: float | None, load_kw: float, slope: float
+) -> None:
+    """A load of c + s / p that is 40 kW at 10 and 60 kW at 5."""
+    asked, sum_of_group = bends(10.0, 40.0, -2.0)
+    limits = {} if max_kw is None else {"group 1": max_kw}
+    aggregator = UserOrientedAggregator({"group 1": 20}, of_groups=True, max_kw=limits)
+    group = {"group 1": sum_of_group.model_copy(update={"homes": 20})}
+    aggregator.on_answers(asked, group, (), ())
+    total = aggregator.on_answers(bends(5.0, 0.0, 0.0)[0], group, ("group 1",), ()).body
+    assert total.load_kw == pytest.approx([load_kw] * 2)
+    assert total.slope == pytest.approx([slope] * 2)
+
+
 def test_group_counts_with_the_part_of_its_sensitivity_that_came_true() -> None:
     """It bends by 1 kW a cent and says 10."""
     rounds = [bends(10.0 - number / 10, 5.0 + number / 10, -10.0) for number in range(3)]
