@@ -11,9 +11,10 @@ import numpy as np
 from stackelgrid.attacks.targets import FORM, GAME, Target, make_question
 from stackelgrid.masks.fixed_point import read_numbers
 from stackelgrid.masks.form import Words
-from stackelgrid.masks.keys import KEY_BYTES, PartyKeys, draw_mask
+from stackelgrid.masks.keys import PartyKeys, draw_mask
 from stackelgrid.masks.party import Party, PartySettings
-from stackelgrid.masks.roster import Roster, list_subsets
+from stackelgrid.masks.roster import Roster
+from stackelgrid.masks.shares import open_share
 from stackelgrid.masks.sums import Step, SumCollector, SumSettings
 from stackelgrid.registry import find
 from stackelgrid.transport.base import Publish
@@ -30,7 +31,6 @@ from stackelgrid.wire.masks import (
     MaskSums,
     Quorum,
     digest_question,
-    read_share,
 )
 from stackelgrid.wire.messages import Message
 
@@ -135,12 +135,10 @@ class MaskedGroup:
         keys: dict[int, bytes] = {}
         for seat in seats:
             member = self._committee[seat]
-            entrusted = self._entrusted[member]
-            box, context = read_share(entrusted.shares[home]), self._roster.of_box(_EPOCH, home, member)
-            content = PartyKeys(_make_secret(member)).open(box, self._roster.parties[home].exchange, context)
-            assert content is not None
-            parts = [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
-            keys |= dict(zip(list_subsets(seat), parts, strict=True))
+            own, share = PartyKeys(_make_secret(member)), self._entrusted[member].shares[home]
+            opened = open_share(own, self._roster, _EPOCH, home, member, share)
+            assert opened is not None
+            keys |= opened
         return keys
 
     # --- what a run does ---

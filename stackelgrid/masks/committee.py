@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from stackelgrid.masks.form import MaskedForm, Words
-from stackelgrid.masks.keys import KEY_BYTES, PartyKeys, draw_mask, has_signed
+from stackelgrid.masks.keys import PartyKeys, draw_mask, has_signed
 from stackelgrid.masks.roster import QUORUM, Roster, list_subsets
-from stackelgrid.wire.masks import MAX_WORDS, EntrustedShares, MaskList, MaskSum, Quorum, read_share
+from stackelgrid.masks.shares import open_share
+from stackelgrid.wire.masks import MAX_WORDS, EntrustedShares, MaskList, MaskSum, Quorum
 
 
 class ListRefusedError(ValueError):
@@ -56,14 +57,10 @@ class CommitteeMember:
     def take_shares(self, entrusted: EntrustedShares) -> list[str]:
         """Open what homes have sealed for this member; list the homes of the roster whose keys it has not got."""
         for home, share in entrusted.shares.items():
-            party = self._roster.parties.get(home)
-            if party is None or home in self._shared:
+            if home not in self._roster.parties or home in self._shared:
                 continue
-            context = self._roster.of_box(self._epoch, home, self._name)
-            content = self._keys.open(read_share(share), party.exchange, context)
-            if content is not None and len(content) == KEY_BYTES * len(self._subsets):
-                keys = [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
-                self._shared[home] = dict(zip(self._subsets, keys, strict=True))
+            if (shared := open_share(self._keys, self._roster, self._epoch, home, self._name, share)) is not None:
+                self._shared[home] = shared
         return [home for home in self._roster.parties if home not in self._shared]
 
     def sign(self, proposed: MaskList, session: int, slots: int) -> str:

@@ -85,5 +85,10 @@ def draw_mask(key: bytes, context: bytes, count: int) -> Words:
     return np.frombuffer(stream, "<u8").astype(np.uint64, copy=False)
 
 
+def commit_to(key: bytes, context: bytes) -> bytes:
+    """Give the commitment to a key in a context, 32 bytes, which tells nothing of it and fits no other key."""
+    return _derive(key, context)
+
+
 def _derive(secret: bytes, purpose: bytes) -> bytes:
     return hashlib.blake2b(purpose, key=secret, digest_size=KEY_BYTES).digest()

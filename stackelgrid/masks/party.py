@@ -16,11 +16,11 @@ from stackelgrid.masks.committee import CommitteeMember, ListRefusedError
 from stackelgrid.masks.fixed_point import write_words
 from stackelgrid.masks.form import MaskedForm
 from stackelgrid.masks.keys import PartyKeys, draw_mask
-from stackelgrid.masks.roster import MOST_EPOCHS, SUBSETS, Roster, list_subsets
+from stackelgrid.masks.roster import MOST_EPOCHS, SUBSETS, Roster
+from stackelgrid.masks.shares import seal_shares
 from stackelgrid.transport.base import Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.masks import (
-    COMMITTEE,
     EntrustedShares,
     ListSignature,
     MaskedAnswer,
@@ -33,7 +33,6 @@ from stackelgrid.wire.masks import (
     Quorum,
     ShareReceipt,
     digest_question,
-    encode_share,
 )
 from stackelgrid.wire.messages import Body, Message
 
@@ -225,14 +224,6 @@ class Party:
         roster, epoch = self._roster, message.epoch
         if roster is None or self.name not in message.wanted:
             return []
-        shares = {}
-        for seat, member in enumerate(roster.committee(epoch)):
-            content = b"".join(
-                self._keys.make_subset_key(roster.of_subset(epoch, subset)) for subset in list_subsets(seat)
-            )
-            box = self._keys.seal(content, roster.parties[member].exchange, roster.of_box(epoch, self.name, member))
-            shares[member] = encode_share(box)
-        assert len(shares) == COMMITTEE
         return [
             self._publish(
                 MaskShares(
@@ -241,7 +232,7 @@ class Party:
                     session=self._session,
                     roster=roster.digest,
                     epoch=epoch,
-                    shares=shares,
+                    shares=seal_shares(self._keys, roster, epoch, self.name),
                 )
             )
         ]

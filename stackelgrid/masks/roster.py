@@ -109,6 +109,10 @@ class Roster:
         """Give the context of the box in which a home seals its keys for a member."""
         return self._context("box", epoch, home, member)
 
+    def of_commitment(self, epoch: int, home: str) -> bytes:
+        """Give the context of the commitments to the keys that a home shares with the subsets."""
+        return self._context("commitment", epoch, home)
+
     def of_mask(self, epoch: int, session: int, answer_round: int, question: str, nonce: str, home: str) -> bytes:
         """Give the context of the mask of one answer to a question, which its digest names."""
         return self._context("mask", epoch, session, answer_round, question, nonce, home)

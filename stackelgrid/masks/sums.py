@@ -25,6 +25,7 @@ from stackelgrid.masks.form import MaskedForm, Words
 from stackelgrid.masks.keys import has_signed
 from stackelgrid.masks.party import Vouch
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster, list_subsets
+from stackelgrid.masks.shares import have_one_commitment
 from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.masks import (
@@ -313,6 +314,9 @@ class SumCollector:
             return []
         if message.sender not in roster.parties or set(message.shares) != set(roster.committee(self._epoch)):
             self._refuse("shares", f"{message.sender} has sealed nothing for the committee of the roster")
+            return []
+        if not have_one_commitment(message.shares.values()):
+            self._refuse("shares", f"{message.sender} has sealed other keys for one member than for another")
             return []
         setting.shares[message.sender] = message.shares
         return self._entrust(now) if setting.shares.keys() == roster.parties.keys() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 
 from stackelgrid.masks.fixed_point import FixedPointRangeError, read_numbers, write_words
 from stackelgrid.masks.form import Shape, Words
-from stackelgrid.masks.keys import PartyKeys
+from stackelgrid.masks.keys import PartyKeys, commit_to
 from stackelgrid.masks.party import Party, PartySettings
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, SUBSETS, Roster, list_subsets
 from stackelgrid.masks.sums import CommitteeReplaced, GroupSums, SetUp, SetUpFailed, SumCollector, SumSettings
@@ -36,6 +37,7 @@ from stackelgrid.wire.masks import (
     Quorum,
     ShareReceipt,
     encode_share,
+    read_share,
 )
 from stackelgrid.wire.messages import Body, Message
 
@@ -456,7 +458,8 @@ def test_home_whose_keys_do_not_open_at_three_members_is_left_out(closed: int) -
     def spoil(receiver: str, message: Message) -> Sequence[Message]:
         if not isinstance(message, MaskShares) or message.sender != "h03":
             return [message]
-        spoilt = dict.fromkeys(sorted(message.shares)[:closed], encode_share(bytes(40)))
+        commitment = read_share(next(iter(message.shares.values())))[:32]
+        spoilt = dict.fromkeys(sorted(message.shares)[:closed], encode_share(commitment + bytes(40)))
         return [message.model_copy(update={"shares": message.shares | spoilt})]
 
     network.change = spoil
@@ -466,6 +469,34 @@ def test_home_whose_keys_do_not_open_at_three_members_is_left_out(closed: int) -
     began = network.now
     assert len(network.sum_up(1, network.ask(1)).answers) == 2
     assert network.now - began < 1.0, "what cannot come is not waited for"
+
+
+@pytest.mark.parametrize(("same_digest", "same_list"), [(False, False), (True, False), (True, True)])
+def test_home_that_gives_each_member_other_keys_is_left_out(same_digest: bool, same_list: bool) -> None:
+    """Otherwise honest members give other sums of masks than each other, of all groups, for good."""
+    network = Network()
+    party = PartyKeys(network.disks["h03"][0])
+
+    def split(receiver: str, message: Message) -> Sequence[Message]:
+        if not isinstance(message, MaskShares) or message.sender != "h03":
+            return [message]
+        roster = Roster.of(network.said(MaskRoster)[-1])
+        shares, context = {}, roster.of_commitment(0, "h03")
+        for seat, member in enumerate(roster.committee(0)):
+            own, first = ([bytes([of, n] * 16) for n in range(len(SUBSETS))] for of in (seat, 0))
+            of_digest, of_list = (
+                b"".join(commit_to(key, context) for key in (first if same else own))
+                for same in (same_digest, same_list)
+            )
+            content = of_list + b"".join(own[n] for n in list_subsets(seat))
+            box = party.seal(content, roster.parties[member].exchange, roster.of_box(0, "h03", member))
+            shares[member] = encode_share(hashlib.sha256(of_digest).digest() + box)
+        return [message.model_copy(update={"shares": shares})]
+
+    network.change = split
+    assert isinstance(network.set_up(), SetUp)
+    assert set(network.roster.parties) == set(network.names) - {"h03"}
+    assert len(network.sum_up(1, network.ask(1)).answers) == 2
 
 
 def test_home_that_does_not_share_its_keys_is_left_out_of_the_session() -> None:
