@@ -24,6 +24,8 @@ from stackelgrid.masks.form import Words
 KEY_BYTES = 32
 _NO_NONCE = bytes(12)
 """A sealing key seals one box only, so that its nonce may be constant."""
+_ANYBODY = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))
+"""A private key that is no secret."""
 
 
 class PartyKeys:
@@ -67,6 +69,15 @@ class PartyKeys:
         """Derive the key of one box. Raises `ValueError` for a public key that is none."""
         shared = self._exchange.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(exchange)))
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=context).derive(shared)
+
+
+def is_exchange_key(exchange: str) -> bool:
+    """Tell whether one can seal for a public key; for the few points of low order one cannot."""
+    try:
+        _ANYBODY.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(exchange)))
+    except ValueError:
+        return False
+    return True
 
 
 def has_signed(signing: str, message: bytes, signature: str) -> bool:

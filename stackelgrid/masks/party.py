@@ -15,7 +15,7 @@ from typing import Any
 from stackelgrid.masks.committee import CommitteeMember, ListRefusedError
 from stackelgrid.masks.fixed_point import write_words
 from stackelgrid.masks.form import MaskedForm
-from stackelgrid.masks.keys import PartyKeys, draw_mask
+from stackelgrid.masks.keys import PartyKeys, draw_mask, is_exchange_key
 from stackelgrid.masks.roster import MOST_EPOCHS, SUBSETS, Roster
 from stackelgrid.masks.shares import seal_shares
 from stackelgrid.transport.base import Publish
@@ -213,8 +213,10 @@ class Party:
         return None
 
     def _find_doubt(self, roster: Roster) -> str | None:
-        """Give whose keys nobody vouches for, or None."""
+        """Give whose keys nobody vouches for or can seal by, or None."""
         for entry in roster.parties.values():
+            if not is_exchange_key(entry.exchange):
+                return f"the keys of {entry.name} are none"
             if reason := self._settings.vouch(self.link.run, self.link.coordinator, entry):
                 return f"the keys of {entry.name} are not believed: {reason}"
         return None

@@ -22,7 +22,7 @@ import numpy as np
 
 from stackelgrid.masks.fixed_point import read_numbers
 from stackelgrid.masks.form import MaskedForm, Words
-from stackelgrid.masks.keys import has_signed
+from stackelgrid.masks.keys import has_signed, is_exchange_key
 from stackelgrid.masks.party import Vouch
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster, list_subsets
 from stackelgrid.masks.shares import have_one_commitment
@@ -253,6 +253,8 @@ class SumCollector:
 
     def _vouch(self, entry: MaskEntry) -> str | None:
         """Give the reason why the keys of a member are not believed, or None."""
+        if not is_exchange_key(entry.exchange):
+            return "nobody can seal by them"
         return self._settings.vouch(self.link.run, self.link.coordinator, entry)
 
     def _announce(self) -> SetUp:

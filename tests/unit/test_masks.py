@@ -29,6 +29,7 @@ from stackelgrid.wire.masks import (
     ListSignature,
     MaskedAnswer,
     MaskEntry,
+    MaskKeys,
     MaskList,
     MaskRoster,
     MaskShares,
@@ -499,6 +500,18 @@ def test_home_that_gives_each_member_other_keys_is_left_out(same_digest: bool, s
     assert len(network.sum_up(1, network.ask(1)).answers) == 2
 
 
+@pytest.mark.parametrize("point", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f"])
+def test_home_whose_key_is_a_point_of_low_order_is_left_out(point: str) -> None:
+    """Nobody can seal for it: homes would end, were it in the committee, and it chooses keys until it is."""
+    network = Network()
+    network.change = lambda receiver, message: [
+        changed(message, exchange=point) if isinstance(message, MaskKeys) and message.sender == "h03" else message
+    ]
+    assert isinstance(network.set_up(), SetUp)
+    assert set(network.roster.parties) == set(network.names) - {"h03"}
+    assert network.collector.refused["keys"] == 1
+
+
 def test_home_that_does_not_share_its_keys_is_left_out_of_the_session() -> None:
     network = Network()
     network.change = drop(MaskShares, "h03")
@@ -811,6 +824,10 @@ ROSTERS: dict[str, tuple[Callable[[MaskRoster], dict[str, Any]], str]] = {
     ),
     "of too few homes": (lambda it: {"homes": it.homes[:6]}, "6 homes, at least 7 are to be in a sum"),
     "of a fourth committee": (lambda it: {"epoch": 3}, "committee 3 of a roster, 2 is the last"),
+    "with a key that nobody can seal by": (
+        lambda it: {"homes": [*it.homes[:-1], it.homes[-1].model_copy(update={"exchange": "0" * 64})]},
+        "the keys of h10 are none",
+    ),
     "with keys that nobody vouches for": (
         lambda it: {"homes": [*it.homes[:-1], it.homes[-1].model_copy(update={"name": "x"})]},
         "the keys of x are not believed: unheard of",
