@@ -464,7 +464,8 @@ class AggregatorNode:
         """Set a roster up with the members that are there, once they have gathered."""
         if self._sums is None or not self._has_gathered or self._coordinator.is_gathering:
             return []
-        return self._perform(self._sums.set_up(self._session.number, self._coordinator.list_expected(now), now), now)
+        there = {name: self._homes[name] for name in self._coordinator.list_expected(now)}
+        return self._perform(self._sums.set_up(self._session.number, there, now), now)
 
     def _go_on_with_masks(self, set_up: SetUp, now: float) -> list[Action]:
         """Begin with the leader's signal, or ask again what another committee was asked about."""

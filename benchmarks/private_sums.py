@@ -80,7 +80,7 @@ class _Aggregator:
         self._sent: list[tuple[str, bytes, str]] = []  # to members: topic, payload, member
         for party in self._parties.values():
             self._carry(party.start())
-        self._carry(self._collector.set_up(1, list(self._parties), 0.0))
+        self._carry(self._collector.set_up(1, dict.fromkeys(self._parties, 1), 0.0))
         answers = {name: party.mask(1, QUESTION, self._answer) for name, party in self._parties.items()}
         self._carry(self._collector.open(1, QUESTION, answers, 0.0))
         assert self._collector.roster is not None

@@ -53,7 +53,7 @@ class MaskedGroup:
         self._collector = SumCollector(self._link, FORM, settings, lambda roster, group, question, body: None)
         for party in self._parties.values():
             self._deliver(party.start())
-        self._deliver(self._collector.set_up(_SESSION, list(self._parties), now=0.0))
+        self._deliver(self._collector.set_up(_SESSION, dict.fromkeys(self._parties, 1), now=0.0))
         assert self._collector.roster is not None
         self._roster: Roster = self._collector.roster
         self._committee = self._roster.committee(_EPOCH)

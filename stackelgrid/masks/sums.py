@@ -48,7 +48,7 @@ from stackelgrid.wire.messages import Body, Message
 
 @dataclass(frozen=True)
 class SumSettings:
-    """The least group, the homes of each member, how long a step waits per try, and who vouches for keys."""
+    """The least group, how long a step waits per try and how often it tries, and who vouches for keys."""
 
     minimum_group: int
     deadline_s: float
@@ -151,7 +151,7 @@ class SumCollector:
         self._form, self._settings, self._check, self._object_to = form, settings, check, object_to
         self._session = 0
         self._keys: dict[str, MaskEntry] = {}  # of all members that have published theirs
-        self._there: tuple[str, ...] = ()
+        self._there: Mapping[str, int] = {}  # who is there, with how many homes
         self._roster: Roster | None = None
         self._message: MaskRoster | None = None
         self._dropped: dict[str, str] = {}  # those who are in no roster of this session, and why
@@ -222,9 +222,12 @@ class SumCollector:
         setting = self._setting
         return self._send_roster_if_complete() if setting is not None and setting.step == "keys" else []
 
-    def set_up(self, session: int, there: Sequence[str], now: float) -> list[Step]:
-        """Begin a session with the members that are there; where these are those of the roster in force, it holds."""
-        self._session, self._there, self._dropped = session, tuple(there), {}
+    def set_up(self, session: int, there: Mapping[str, int], now: float) -> list[Step]:
+        """Begin a session with the members that are there, each with the number of homes that it is registered with.
+
+        Where these are those of the roster in force, it holds.
+        """
+        self._session, self._there, self._dropped = session, dict(there), {}
         self._summing = None
         self._latest.clear()
         if self._setting is None and self._roster is not None and self._holds(self._roster):
@@ -235,7 +238,8 @@ class SumCollector:
     def _holds(self, roster: Roster) -> bool:
         """Tell whether a roster is of those who are there, with the keys they have now, and has its first committee."""
         known = all(self._keys.get(name, party).public == party.public for name, party in roster.parties.items())
-        if not known or set(roster.parties) != set(self._there) or self._epoch > 0 or self._keyless:
+        of_roster = {name: party.homes for name, party in roster.parties.items()}
+        if not known or of_roster != self._there or self._epoch > 0 or self._keyless:
             return False
         return all(self._vouch(party) is None for party in roster.parties.values())  # certificates expire
 
@@ -275,6 +279,10 @@ class SumCollector:
                 continue
             if name not in self._keys:
                 self._dropped[name] = "has sent no keys for masks"
+            elif self._keys[name].homes != self._there[name]:
+                said = f"says that it has {self._keys[name].homes} homes, registered are {self._there[name]}"
+                self._dropped[name] = said
+                self._refuse("keys", f"{name} {said}")
             elif reason := self._vouch(self._keys[name]):
                 self._dropped[name] = f"its keys are not believed: {reason}"
                 self._refuse("keys", f"{name}: {reason}")

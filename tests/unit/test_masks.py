@@ -213,7 +213,8 @@ class Network:
         """Set up a session with those who are there."""
         for party in self.parties.values():
             party.begin_session(session)
-        return self.run(SetUp, SetUpFailed, steps=self.collector.set_up(session, sorted(self.parties), self.now))
+        there = dict.fromkeys(sorted(self.parties), self.settings.homes)
+        return self.run(SetUp, SetUpFailed, steps=self.collector.set_up(session, there, self.now))
 
     def mask(self, name: str, number: int, question: Question, session: int = 1) -> MaskedAnswer | None:
         """Have a party answer, if it may."""
@@ -512,6 +513,24 @@ def test_home_whose_key_is_a_point_of_low_order_is_left_out(point: str) -> None:
     assert network.collector.refused["keys"] == 1
 
 
+def test_home_that_says_another_number_of_homes_than_it_is_registered_with_is_left_out() -> None:
+    """Otherwise the sum of its group is for homes that are not there, and refused for good."""
+    network = Network()
+    network.change = lambda receiver, message: [
+        changed(message, homes=2) if isinstance(message, MaskKeys) and message.sender == "h03" else message
+    ]
+    assert isinstance(network.set_up(), SetUp)
+    assert set(network.roster.parties) == set(network.names) - {"h03"}
+    assert network.collector.explain_missing(["h03"]) == {"h03": "says that it has 2 homes, registered are 1"}
+
+
+def test_roster_changes_with_the_number_of_homes_that_a_member_is_registered_with() -> None:
+    network = begun()
+    there = dict.fromkeys(network.names, 1) | {"h03": 2}
+    event = network.run(SetUp, steps=network.collector.set_up(2, there, network.now))
+    assert not event.kept and "h03" not in network.roster.parties
+
+
 def test_home_that_does_not_share_its_keys_is_left_out_of_the_session() -> None:
     network = Network()
     network.change = drop(MaskShares, "h03")
@@ -530,7 +549,7 @@ def test_roster_stays_while_the_same_are_there_with_the_same_keys() -> None:
     network = begun()
     shared = len(network.said(MaskShares))
     first = network.roster.digest
-    network.do(network.collector.set_up(2, network.names, network.now))
+    network.do(network.collector.set_up(2, dict.fromkeys(network.names, 1), network.now))
     assert isinstance(network.events[-1], SetUp) and len(network.said(MaskShares)) == shared
     network.start("h04", lose_state=True)
     network.run()
