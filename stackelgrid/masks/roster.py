@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from math import ceil
 
 from stackelgrid.wire.masks import COMMITTEE, MaskEntry, MaskRoster
 
@@ -29,8 +28,6 @@ QUORUM = 4
 """So many members have to sign the same list: any two quorums share three, one more than may be hostile."""
 MOST_EPOCHS = 3
 """A roster has so many committees, so that nobody tries until one pleases."""
-
-
 _LARGEST_SHARE = 4
 """A process counts for at most this part of the least group: it takes four of them to make one."""
 
@@ -123,7 +120,7 @@ class Roster:
 
 def weigh(homes: Iterable[int], minimum_group: int) -> int:
     """Count the homes of processes that have so many each, of none more than a quarter of the least group."""
-    most = ceil(minimum_group / _LARGEST_SHARE)
+    most = minimum_group // _LARGEST_SHARE
     return sum(min(number, most) for number in homes)
 
 
