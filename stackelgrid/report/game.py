@@ -55,6 +55,7 @@ from stackelgrid.report.parts import (
     Section,
     Trace,
 )
+from stackelgrid.report.plans import CarriedOut
 from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.run_result import RunResult
 
@@ -89,6 +90,8 @@ class GameReport:
     - `tables`: the game's tables of a run by name, each a function from scenario and outcome to columns with units in
       their names; `totals`: the numbers of a session, from scenario and outcome too;
     - `courses`: what happened in runs of several days, slot by slot, and what would have without the game;
+    - `carried_out`: what came of the binding slots of a session that was planned by forecasts, from the scenario of the
+      run and the outcome, by which plans are compared; None where the game does not say what homes gain;
     - `labels`: names with units of numbers of the outcome and of keys of the scenario, on the axes of a sweep's figure;
       {money} stands for the scenario's;
     - `residual`: what the residual in rounds.jsonl is in this game, `traces` what is drawn beside it, two at most;
@@ -107,6 +110,7 @@ class GameReport:
     tables: Mapping[str, Callable[[Any, Any], Columns]] = field(default_factory=lambda: plain.TABLES)
     totals: Callable[[Any, Any], Mapping[str, Cell]] = plain.list_numbers
     courses: Courses | None = None
+    carried_out: Callable[[Any, Any], CarriedOut] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     residual: Trace = RESIDUAL
     traces: Sequence[Trace] | None = None

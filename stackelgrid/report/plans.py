@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +16,22 @@ from stackelgrid.report.words import number
 from stackelgrid.text_file import parse_json, read_text
 
 FILE = "planning.json"
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """The slots of a session that bind, as they came: `load_kw` of all meters and `imbalance_kwh`, (B,).
+
+    `unserved_kwh` is load that connections did not carry; `homes_pay`, less what they are paid, and their utility after
+    that are money, and so is the cost of supply, imbalance, and all else that somebody has for it.
+    """
+
+    load_kw: Sequence[float]
+    imbalance_kwh: Sequence[float]
+    unserved_kwh: float
+    homes_pay: float
+    homes_utility: float
+    supply_cost: float
 
 
 class Plan(StrictModel):

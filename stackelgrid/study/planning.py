@@ -19,7 +19,7 @@ from stackelgrid import runner
 from stackelgrid.columns import encode_csv, stack
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
-from stackelgrid.registry import find
+from stackelgrid.report.game import find_report
 from stackelgrid.report.plans import FILE, Plan, Planning
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
@@ -36,7 +36,7 @@ _NUMBERS = {
     "worth": "worth",
 }
 """The headings of the table for people, and what stands below them."""
-_MEASURED = ("metered_revenue", "metered_utility", "supply_cost")
+_MONEY = ("homes_pay", "homes_utility", "supply_cost")
 
 
 def compare(
@@ -49,13 +49,13 @@ def compare(
     """Play a scenario by each plan and write the folder of the comparison, `out` or a new one under runs/.
 
     `on_round` is called with the plan and each finished round. Raises `ConfigError` before anything is played for a
-    scenario without forecasts, that plans only once as it is, or of a game whose outcome does not measure plans.
+    scenario without forecasts, that plans only once as it is, or of a game that does not say what homes gain.
     """
     scenario = load(source, list(overrides), seed)
     calendar = scenario.calendar
     if calendar is None or not scenario.has_forecasts:
         raise ConfigError(f"{source}: forecast: nobody plans by one, so that replanning changes nothing; give forecast")
-    if not set(_MEASURED) <= find(scenario.game).load("outcome").model_fields.keys():
+    if find_report(scenario.game).carried_out is None:
         raise ConfigError(
             f"{source}: game: what homes gain by a plan is not known in {scenario.game}; compare the reports of runs"
         )
@@ -95,16 +95,18 @@ def measure(scenario: Scenario, result: RunResult[Any]) -> dict[str, Any]:
     outcomes: list[Any] = [each.outcome for each in result.sessions] or [result.outcome]
     if any(outcome is None for outcome in outcomes):
         raise ConfigError(f"{scenario.title or scenario.game}: a session finished no round: nothing to measure")
-    load = np.concatenate([outcome.metered_kw for outcome in outcomes])
-    unserved = [home.unserved_kw for outcome in outcomes for home in outcome.homes.values() if home.unserved_kw]
-    pay, utility, cost = (sum(getattr(outcome, key) for outcome in outcomes) for key in _MEASURED)
+    carry_out = find_report(scenario.game).carried_out
+    assert carry_out is not None
+    came = [carry_out(scenario, outcome) for outcome in outcomes]
+    load = np.concatenate([each.load_kw for each in came])
+    pay, utility, cost = (sum(getattr(each, key) for each in came) for key in _MONEY)
     return {
         "settled": result.settled,
         "sessions": len(outcomes),
         "energy_kwh": scenario.slot_hours * float(load.sum()),
         "peak_kw": float(load.max()),
-        "imbalance_kwh": float(sum(np.abs(outcome.imbalance_kwh).sum() for outcome in outcomes)),
-        "unserved_kwh": scenario.slot_hours * float(sum(map(sum, unserved))),
+        "imbalance_kwh": float(sum(np.abs(each.imbalance_kwh).sum() for each in came)),
+        "unserved_kwh": sum(each.unserved_kwh for each in came),
         "homes_pay": pay,
         "homes_utility": utility,
         "company_earns": pay - cost,

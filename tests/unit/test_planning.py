@@ -134,3 +134,46 @@ def test_plans_are_not_compared_in_a_game_that_does_not_say_what_homes_gain(tmp_
     }
     with pytest.raises(ConfigError, match="what homes gain by a plan is not known in load_call"):
         compare(write(tmp_path, content), [], None, tmp_path / "new")
+
+
+@pytest.mark.parametrize("game", ["prosumer", "storage_market"])
+def test_plans_of_other_games_are_measured_by_what_came(game: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    drawn = random.uniform(20, 60, 48)
+    content: dict[str, Any] = {
+        "schema": 1,
+        "game": game,
+        "calendar": {"start": "2026-06-01T00:00", "days": 2, "every": "12h"},
+        "forecast": {"load": "persistence"},
+    }
+    if game == "prosumer":
+        home = {"id": "h", "tariff": "all", "alpha": 0.5, "pv_cost": 9, "load_kw": drawn.tolist(), "pv_kw": [70.0] * 48}
+        content["leader"] = {
+            "tariffs": {"all": [40.0] * 48},
+            "event": {"first": "10:00", "last": "16:00"},
+            "cost": {"c0": 400, "c1": 1, "c2": 0.003},
+            "system_load_kw": (3 * drawn).tolist(),
+        }
+    else:
+        home = {"id": "h", "battery": {"capacity_kwh": 4000, "power_kw": 1500, "initial_kwh": 500}}
+        content["leader"] = {
+            "generators": [{"id": "g", "quadratic": 0.5, "linear": 10, "max_mw": 70, "ramp_mw": 1000}],
+            "peak_mw": 60,
+            "shape": (drawn / drawn.max()).tolist(),
+        }
+        content["dras"] = [{"homes": 1, "quadratic": 0.1, "wear": 1}]
+    planning, folder = compare(write(tmp_path, {**content, "homes": [home]}), [], None, tmp_path / "new")
+    plans = {plan.plan: plan for plan in planning.plans}
+    assert plans["planned_once"].worth == 0 and plans["replanned"].imbalance_kwh > 5
+    assert plans["perfect_foresight"].imbalance_kwh == pytest.approx(0, abs=1e-6)
+    assert plans["perfect_foresight"].welfare > plans["planned_once"].welfare
+    if game == "prosumer":  # what is foreseen of a slot is the same in both sessions that look at it
+        assert plans["replanned"].worth == pytest.approx(0, abs=1e-6)
+    for name, plan in plans.items():
+        assert plan.welfare == pytest.approx(plan.homes_utility + plan.company_earns)
+        sessions = json.loads((folder / name / "result.json").read_text())["sessions"]
+        metered = [
+            kw for each in sessions for kw in each["outcome"]["metered_mw" if game != "prosumer" else "metered_kw"]
+        ]
+        assert len(metered) == 48
+        assert plan.energy_kwh == pytest.approx(sum(metered) * (1 if game == "prosumer" else 1000))

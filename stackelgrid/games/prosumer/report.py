@@ -27,6 +27,7 @@ from stackelgrid.report.parts import (
     highlight_change,
     spread,
 )
+from stackelgrid.report.plans import CarriedOut
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.report.words import change, number, plural, quantity, tell_change
 from stackelgrid.run_result import Certificate, RunResult
@@ -383,6 +384,23 @@ def follow_baseline(scenario: ProsumerScenario, played: Sequence[PlayedSession])
     return join([Course(load[each.session.window][: each.session.binding]) for each in played])
 
 
+def carry_out(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> CarriedOut:
+    """Give what came of a session that was planned by forecasts [PR-IMB]. Retail bills are not in it."""
+    paid = sum(
+        price * load
+        for name, meter in (outcome.metered_homes_kw or {}).items()
+        for price, load in zip(outcome.pv_price[name], meter, strict=False)  # prices are of all slots
+    )
+    return CarriedOut(
+        outcome.metered_kw or (),
+        outcome.imbalance_kwh or (),
+        0.0,
+        outcome.slot_hours * paid,
+        -sum(map(sum, (outcome.metered_cost or {}).values())),
+        outcome.supply_cost or 0.0,
+    )
+
+
 # --- tables ---
 
 
@@ -546,6 +564,7 @@ REPORT = GameReport(
     tables={"slots": tabulate_slots, "schedules": tabulate_schedules, "homes": tabulate_homes},
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline),
+    carried_out=carry_out,
     residual=Trace("residual", "Relative disagreement", "the relative disagreement of prices and quantities"),
     traces=(
         Trace("dr_kw_change", "Change of DR", "the largest change of a prosumer's DR quantity", "kW"),

@@ -198,7 +198,7 @@ class StorageMarketOutcome(Outcome):
             level_mwh={name: account["level_mwh"] for name, account in accounts.items()},
             losses_mwh={name: _losses(account, hours) for name, account in accounts.items()},
             payoff={
-                name: hours * (float(paid @ sold[name] - price @ charge[name]) - _own_cost(scenario, name, sold[name]))
+                name: hours * (float(paid @ sold[name] - price @ charge[name]) - own_cost(scenario, name, sold[name]))
                 for name in sold
             },
             purchases=float(purchases),
@@ -269,7 +269,7 @@ def _losses(account: dict[str, Any], hours: float) -> float:
     return float(hours * sum(account["charge_mw"]) - hours * sum(account["sold_mw"]) - stored)
 
 
-def _own_cost(scenario: StorageMarketScenario, name: str, sold: Array) -> float:
+def own_cost(scenario: StorageMarketScenario, name: str, sold: Array) -> float:
     """Give what selling costs a DRA besides the energy, dollars over Δ."""
     costs = scenario.aggregator_settings(name, {})
     return float(costs.quadratic * sold @ sold + costs.wear * sold.sum())

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 from typing import Any
 
+import numpy as np
+
 from stackelgrid.columns import Cell, Columns, name_apart, pad, spell_unit, stack
-from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
+from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome, own_cost
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.report.days import Course, Courses, join
 from stackelgrid.report.game import GameReport
@@ -24,9 +26,12 @@ from stackelgrid.report.parts import (
     drop_rounding,
     highlight_change,
 )
+from stackelgrid.report.plans import CarriedOut
 from stackelgrid.report.run_folder import PlayedSession, RunFolder
 from stackelgrid.report.words import number, percent, plural, quantity, relative, tell_change
 from stackelgrid.run_result import Certificate, RunResult
+
+_KW_PER_MW = 1000.0
 
 
 def opening(run: RunFolder) -> str:
@@ -343,6 +348,24 @@ def _follow_before(outcome: StorageMarketOutcome, binding: int) -> Course:
     return Course([mw + more for mw, more in zip(load, missed, strict=True)])
 
 
+def carry_out(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> CarriedOut:
+    """Give what came of a session that was planned by forecasts [SM-IMB], and what selling cost the DRAs.
+
+    All that is drawn is paid at the settled price; what appliances need does not change, so utility is that alone.
+    """
+    drawn = outcome.metered_mw or []
+    paid = outcome.slot_hours * sum(price * mw for price, mw in zip(outcome.price, drawn, strict=False))
+    selling = sum(own_cost(scenario, name, np.array(sold[: len(drawn)])) for name, sold in outcome.sold_mw.items())
+    return CarriedOut(
+        [_KW_PER_MW * mw for mw in drawn],
+        [_KW_PER_MW * mwh for mwh in outcome.imbalance_mwh or ()],
+        0.0,
+        paid,
+        -paid,
+        (outcome.metered_supply_cost or 0.0) + outcome.slot_hours * selling,
+    )
+
+
 # --- tables ---
 
 
@@ -631,6 +654,7 @@ REPORT = GameReport(
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, power="MW"),
+    carried_out=carry_out,
     labels=_LABELS,
     residual=Trace(
         "residual",

@@ -37,6 +37,7 @@ from stackelgrid.report.parts import (
     highlight_change,
     spread,
 )
+from stackelgrid.report.plans import CarriedOut
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.report.words import change, join_clauses, number, plural, quantity, tell_change
 from stackelgrid.run_result import Certificate, RunResult
@@ -477,6 +478,19 @@ def follow_baseline(scenario: UserOrientedScenario, played: Sequence[PlayedSessi
     return Course(load.tolist(), [scenario.leader.baseline_price] * len(load), bills)
 
 
+def carry_out(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> CarriedOut:
+    """Give what came of a session that was planned by forecasts [UO-IMB]."""
+    unserved = [home.unserved_kw for home in outcome.homes.values() if home.unserved_kw]
+    return CarriedOut(
+        outcome.metered_kw or (),
+        outcome.imbalance_kwh or (),
+        outcome.slot_hours * sum(map(sum, unserved)),
+        outcome.metered_revenue or 0.0,
+        outcome.metered_utility or 0.0,
+        outcome.supply_cost or 0.0,
+    )
+
+
 # --- tables ---
 
 
@@ -727,6 +741,7 @@ REPORT = GameReport(
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, groups=lambda outcome: _group_homes(outcome.homes)),
+    carried_out=carry_out,
     labels=_LABELS,
     residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
     traces=(
