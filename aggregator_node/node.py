@@ -335,7 +335,7 @@ class AggregatorNode:
         self.progress.start_round(question.round)
         if not self._homes:
             return actions  # the leader waits for no answer of an aggregator without homes
-        if self._sums is not None and not self._has_groups:
+        if self._sums is not None and not (self._has_groups and self._sums.is_set_up):
             self._signal = question.body
             return [*actions, *self._set_masks_up(now)]
         return [*actions, *self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)]

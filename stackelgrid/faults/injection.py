@@ -82,6 +82,7 @@ class FaultInjectingNode:
         self._began = began
         self._round: int | None = None  # the last that it received, or asked as the leader
         self._session = 1  # that of this round
+        self._heard: dict[str, int] = {}  # the last round of each other message that it received
         crashed = bool(before) and isinstance(plan.faults[before[-1]], Crash)
         self._unreported_restart = before[-1] if crashed else None
         self._streams = Streams(plan.seed, self.name)
@@ -215,6 +216,12 @@ class FaultInjectingNode:
                 if self._stalled_until is not None:
                     self._schedule(self._stalled_until, partial(self._deliver, topic, payload, about))
                     return []
+        if about.round is not None and any(fault.at.message == about.purpose for _, fault in self._moments):
+            self._heard[about.purpose] = about.round
+            self._start_due_faults(now)
+            if self._stalled_until is not None:
+                self._schedule(self._stalled_until, partial(self._deliver, topic, payload, about))
+                return []
         return self.node.receive(topic, payload, now)
 
     # --- the node's own actions ---
@@ -253,7 +260,7 @@ class FaultInjectingNode:
             if about.purpose == "signal":
                 self._round, self._session = about.round, about.session
                 self._start_due_faults(now)
-        messages = self._falsify(publish, about, now) if about.purpose in ("answer", "receipt") else [(0.0, publish)]
+        messages = self._falsify(publish, about, now)
         slow = sum(
             fault.seconds
             for fault in self._plan.faults
@@ -274,6 +281,8 @@ class FaultInjectingNode:
 
     def _falsify(self, publish: Publish, about: Description, now: float) -> list[lies.Timed]:
         messages = [(0.0, publish)]
+        if about.purpose not in lies.PURPOSES:
+            return messages
         asked = self._asked[publish.topic, about.round]
         for number, fault in enumerate(self._plan.faults):
             if not isinstance(fault, Lie) or not lies.is_about(fault, about.purpose) or not fault.concerns(self.name):
@@ -347,9 +356,10 @@ class FaultInjectingNode:
         """Start the faults of the round that is on, and those that are due by the clock."""
         for number, fault in list(self._moments):
             at = fault.at
+            reached = self._round if at.message is None else self._heard.get(at.message)
             due = (
                 (at.seconds is not None and self._age(now) >= at.seconds)
-                or (at.round is not None and self._round is not None and self._round >= at.round)
+                or (at.round is not None and reached is not None and reached >= at.round)
                 or (at.session is not None and self._session >= at.session)
             )
             if due:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,13 +15,20 @@ from stackelgrid.faults.plan import Lie
 from stackelgrid.transport.base import Publish
 from stackelgrid.wire.arrays import LARGEST, Array
 
+_OTHERS = {"receipt": "receipt", "masks": "masks", "shares": "shares", "lists": "list"}
+"""What lies are about that are not about answers."""
+PURPOSES = ("answer", *_OTHERS.values())
+"""The messages that lies are about."""
+_FIXED_POINT, _ROOM = 2.0**32, 2.0**30
+"""The factor by which numbers are written under masks, and the size for which there is room."""
+
 Timed = tuple[float, Publish]
 """A message, and in how many seconds it is sent."""
 
 
 def is_about(lie: Lie, purpose: str) -> bool:
     """Tell whether a lie changes messages of that purpose."""
-    return purpose == ("receipt" if lie.how == "receipt" else "answer")
+    return purpose == _OTHERS.get(lie.how, "answer")
 
 
 def falsify(lie: Lie, publish: Publish, previous: bytes | None, asked: int) -> list[Timed]:
@@ -46,6 +54,18 @@ def falsify(lie: Lie, publish: Publish, previous: bytes | None, asked: int) -> l
         case "receipt":
             invented = [f"ghost-{number + 1}" for number in range(lie.times)]
             content = {**message, "missing": [*invented, *([lie.as_] if lie.as_ else [])]}
+        case "masks":
+            sums = [{**each, "words": _add(each["words"], 1)} for each in message["sums"]]
+            content = {**message, "sums": sums}
+        case "shares":
+            nothing = base64.b64encode(bytes(64)).decode()
+            content = {**message, "shares": dict.fromkeys(message["shares"], nothing)}
+        case "lists":
+            *_, member, _ = publish.topic.split("/")
+            another = hashlib.sha256(member.encode()).hexdigest()[:32]
+            content = {**message, "nonces": {**message["nonces"], min(message["nonces"]): another}}
+        case how if "words" in message["body"]:
+            content = {**message, "body": _change_masked(lie, message["body"])}
         case how:
             content = {**message, "body": _BODY_CHANGES[how](lie, message["body"])}
     return [(0.0, replace(publish, payload=_encode(content)))]
@@ -116,6 +136,28 @@ def _exclude_home(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
                 fewer = _unpack(body[key]).reshape(-1, rows, slots)[:, :-1]
                 counted[key] = _pack(fewer.reshape(-1, slots))
     return counted
+
+
+def _change_masked(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
+    """Change an answer with its mask on, whose numbers the liar no longer sees."""
+    match lie.how:
+        case "shape":
+            return {**body, "words": base64.b64encode(base64.b64decode(body["words"])[:-8]).decode()}
+        case "count":
+            return {**body, "homes": body["homes"] + 1}
+        case "beyond":
+            more = 1e6
+        case "nan" | "extreme":
+            more = _ROOM
+        case _:
+            more = lie.factor
+    return {**body, "words": _add(body["words"], round(float(np.clip(more, -_ROOM, _ROOM)) * _FIXED_POINT))}
+
+
+def _add(words: str, number: int) -> str:
+    """Add to each word, modulo 2**64."""
+    changed = np.frombuffer(base64.b64decode(words), "<u8") + np.uint64(number % 2**64)
+    return base64.b64encode(changed.astype("<u8").tobytes()).decode()
 
 
 def _pack(array: Array) -> dict[str, Any]:

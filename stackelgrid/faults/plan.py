@@ -54,10 +54,12 @@ class Moment(Part):
     """The moment of a fault: when the node first receives (the leader: asks) `round`, or after so many `seconds`.
 
     With `session`, when it first receives (the leader: asks) a round of that session, which is between two sessions.
-    Rounds are numbered on from one session to the next.
+    Rounds are numbered on from one session to the next. With `message` besides `round`, when the node first receives
+    that message of private sums, of that round or a later one.
     """
 
     round: Annotated[int, Field(ge=1)] | None = None
+    message: Literal["list", "signature", "quorum", "masks"] | None = None
     session: Annotated[int, Field(ge=2)] | None = None
     seconds: Seconds | None = None
 
@@ -65,6 +67,8 @@ class Moment(Part):
     def _check_choice(self) -> Self:
         if sum(given is not None for given in (self.round, self.session, self.seconds)) != 1:
             raise ValueError("give round, session or seconds, one of them")
+        if self.message is not None and self.round is None:
+            raise ValueError("message is one of a round: give round with it")
         return self
 
 
@@ -220,12 +224,18 @@ class Lie(OnNode):
     | `late` | nothing until it is asked `times` times more |
     | `flapping` | in each round its presence instead, offline and online in turn, `times` times, `seconds` apart |
     | `receipt` | a receipt in which `times` invented members miss the settlement, and `as` if given |
+    | `masks` | sums of masks that are wrong, as one of the committee |
+    | `shares` | sealed keys of its masks that do not open |
+    | `lists` | to each of the committee another list of answers, as an aggregator |
+
+    Of an answer with its mask on, lies about numbers add to each of them: `scaled`, `load`, `slope` and `coupling`
+    `factor`, `beyond` a million, `nan` and `extreme` as much as there is room for.
     """
 
     kind: Literal["lie"]
     how: Literal[
         "shape", "nan", "beyond", "extreme", "scaled", "load", "slope", "coupling", "count",
-        "stale", "impersonate", "late", "flapping", "receipt",
+        "stale", "impersonate", "late", "flapping", "receipt", "masks", "shares", "lists",
     ]  # fmt: skip
     probability: Probability = 1.0
     factor: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] = 2.0

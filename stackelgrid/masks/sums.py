@@ -157,9 +157,10 @@ class SumCollector:
         self._dropped: dict[str, str] = {}  # those who are in no roster of this session, and why
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
+        self._is_bound = False  # homes may have answered under the roster in this session, and answer under no other
+        self._has_failed = False  # none of its committees has answered
         self._keyless: frozenset[str] = frozenset()  # those of whose masks the committee has too few keys
         self._shares: Mapping[str, Mapping[str, str]] = {}  # what each home has sealed for the committee, by member
-        self._entrusted: set[str] = set()  # the members that shares were retained for
         self._latest: dict[str, Body] = {}
         self.refused: Counter[str] = Counter()
         self._messages = self._bytes = 0
@@ -174,7 +175,7 @@ class SumCollector:
     @property
     def is_set_up(self) -> bool:
         """Tell whether homes may be asked in this session."""
-        return self._roster is not None and self._setting is None and self._session > 0
+        return self._roster is not None and self._setting is None and not self._has_failed and self._session > 0
 
     def remember(self) -> dict[str, Any]:
         """Give the roster in force, as JSON, for a ledger."""
@@ -192,8 +193,8 @@ class SumCollector:
         if "roster" in memory:
             self._message = MaskRoster.model_validate(memory["roster"])
             self._roster, self._shares = Roster.of(self._message), memory["shares"]
-            self._entrusted.update(self._committee)
         self._session, self._dropped = memory["session"], dict(memory["dropped"])
+        self._is_bound = True
         self._latest.clear()
 
     def recall_sums(self, sums: GroupSums) -> None:
@@ -211,9 +212,9 @@ class SumCollector:
         return [self._send_roster(), *shares]
 
     def leave(self) -> list[Publish]:
-        """Clear what is retained for the members."""
-        cleared = [f"{self.link.root}/{MaskRoster.purpose}"] if self._message is not None else []
-        cleared += [f"{self.link.root}/{member}/{EntrustedShares.purpose}" for member in sorted(self._entrusted)]
+        """Clear what is retained for the members, by whichever start of this node."""
+        cleared = [f"{self.link.root}/{MaskRoster.purpose}"]
+        cleared += [f"{self.link.root}/{member}/{EntrustedShares.purpose}" for member in sorted(self._keys)]
         return [Publish(topic, b"", qos=1, retain=True) for topic in cleared]
 
     def note_keys(self, message: MaskKeys) -> list[Step]:
@@ -225,8 +226,12 @@ class SumCollector:
     def set_up(self, session: int, there: Mapping[str, int], now: float) -> list[Step]:
         """Begin a session with the members that are there, each with the number of homes that it is registered with.
 
-        Where these are those of the roster in force, it holds.
+        Where these are those of the roster in force, it holds. In a session that has begun, and in which no committee
+        has answered, begin again with the first of them.
         """
+        if session == self._session and self._is_bound and self._message is not None:
+            return [] if self._setting is not None else self._count(self._ask_for_shares(0, now))
+        self._is_bound = self._has_failed = False
         self._session, self._there, self._dropped = session, dict(there), {}
         self._summing = None
         self._latest.clear()
@@ -263,7 +268,7 @@ class SumCollector:
 
     def _announce(self) -> SetUp:
         assert self._roster is not None
-        self._setting = None
+        self._setting, self._is_bound = None, True
         return SetUp({group: self._roster.count_homes(group) for group in self._roster.groups})
 
     def _send_roster_if_complete(self) -> list[Step]:
@@ -335,7 +340,6 @@ class SumCollector:
         assert self._setting is not None
         self._setting.step, self._setting.wait = "receipts", self._wait(now)
         self._shares = self._setting.shares
-        self._entrusted.update(self._committee)
         return [self._send_roster(), *(self._send_shares(member) for member in self._committee)]
 
     def _send_shares(self, member: str) -> Publish:
@@ -366,7 +370,7 @@ class SumCollector:
         receipts = self._setting.receipts
         complaints = Counter(home for missing in receipts.values() for home in missing)
         keyless = {home for home, count in complaints.items() if count > MISSING and home in self._roster.parties}
-        if keyless and self._epoch == 0:
+        if keyless and not self._is_bound:
             self._dropped |= dict.fromkeys(sorted(keyless), "the committee cannot open what it has sealed")
             self._setting = _Setting("shares", self._wait(now))
             return self._send_new_roster()
@@ -394,7 +398,7 @@ class SumCollector:
         Once homes may have answered under the roster it stays, and there are no sums of the groups of the silent ones.
         """
         assert self._roster is not None
-        if self._epoch > 0:
+        if self._is_bound:
             return self._entrust(now)
         silent = sorted(self._roster.parties.keys() - setting.shares.keys())
         self._dropped |= dict.fromkeys(silent, "has sealed nothing for the committee")
@@ -403,13 +407,19 @@ class SumCollector:
 
     def _replace_committee(self, now: float) -> list[Step]:
         """Set up the next committee of the same roster."""
-        assert self._message is not None
         self._summing = None
         if self._epoch + 1 >= MOST_EPOCHS:
-            return self._fail(f"{MOST_EPOCHS} committees did not answer")
-        self._message = self._message.model_copy(update={"epoch": self._epoch + 1, "session": self._session})
+            self._setting, self._has_failed = None, True
+            return [SetUpFailed(f"{MOST_EPOCHS} committees did not answer")]
+        return [CommitteeReplaced(self._epoch + 1), *self._ask_for_shares(self._epoch + 1, now)]
+
+    def _ask_for_shares(self, epoch: int, now: float) -> list[Step]:
+        """Set up a committee of the roster in force."""
+        assert self._message is not None
+        self._has_failed = False
+        self._message = self._message.model_copy(update={"epoch": epoch, "session": self._session})
         self._setting = _Setting("shares", self._wait(now))
-        return [CommitteeReplaced(self._epoch), self._send_roster()]
+        return [self._send_roster()]
 
     # --- the sums of a round ---
 

@@ -27,6 +27,10 @@ _SCENARIOS, _LARGE_SCENARIOS = 40, 10
 """Scenarios of a game: those of up to 8 homes and 3 aggregators first, then those of up to 24 homes and 4."""
 _LARGE = 0.1
 """The share of runs with a large scenario, which take longer."""
+_PRIVATE = 0.3
+"""The share of runs whose answers are masked, of those of games whose can be."""
+_PRIVATE_SCENARIOS, _MOST_PRIVATE_HOMES, _LEAST_GROUPS = 20, 14, (5, 8)
+"""Scenarios of a game with private sums, the most homes of one, and the range of the least group."""
 _SEVERAL_SESSIONS = 0.2
 """The share of runs of several sessions, of those of several slots."""
 _LIAR_ALONE = 0.1
@@ -40,7 +44,7 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario, its plan and where they come from; `number`, `homes` and `every` are those of `draw_scenario`."""
+    """A scenario, its plan and where they come from; the rest are the arguments of `draw_scenario`."""
 
     source: str
     scenario: Scenario
@@ -48,6 +52,7 @@ class Case:
     number: int | None = None
     homes: int | None = None
     every: int | None = None
+    private: bool = False
 
 
 @cache
@@ -61,6 +66,9 @@ def draw_case(seed: int) -> Case:
     """Draw the case of a seed."""
     random = np.random.default_rng(seed)
     game = games()[int(random.integers(len(games())))]
+    of_private = np.random.default_rng([seed, 2])
+    if registry.find(game).masked is not None and of_private.random() < _PRIVATE:
+        return _draw_private_case(of_private, seed, game)
     large = random.random() < _LARGE
     number = int(_SCENARIOS + random.integers(_LARGE_SCENARIOS) if large else random.integers(_SCENARIOS))
     rounds = _draw_rounds(random)
@@ -79,6 +87,21 @@ def draw_case(seed: int) -> Case:
     return build_case(game, number, seed=seed, rounds=rounds, faults=faults, every=every)
 
 
+def _draw_private_case(random: Random, seed: int, game: str) -> Case:
+    """Draw a case whose answers are masked, with faults of what that takes besides."""
+    number = int(random.integers(_PRIVATE_SCENARIOS))
+    rounds = _draw_rounds(random)
+    rounds["missing"] = "hold" if rounds["missing"] == "exclude" else rounds["missing"]
+    nodes = _Nodes(draw_scenario(game, number, private=True))
+    faults = [_draw_private_fault(random, nodes) for _ in range(int(random.integers(1, 5)))]
+    if random.random() < _LIAR_ALONE:
+        faults = [{"kind": "lie", "node": str(random.choice(nodes.homes)), "how": "masks"}]
+    every = int(random.integers(1, nodes.slots)) if nodes.slots > 1 and random.random() < _SEVERAL_SESSIONS else None
+    if every is not None:
+        faults.append(_draw_between_sessions(random, nodes, -(-nodes.slots // every)))
+    return build_case(game, number, seed=seed, rounds=rounds, faults=faults, every=every, private=True)
+
+
 def build_case(
     game: str,
     number: int,
@@ -89,16 +112,17 @@ def build_case(
     faults: Sequence[Mapping[str, Any]],
     max_rounds: int = MAX_ROUNDS,
     every: int | None = None,
+    private: bool = False,
 ) -> Case:
     """Build a case of a drawn scenario, with so many `homes` and `every` so many slots a session, where given."""
-    drawn = draw_scenario(game, number, homes, every)
+    drawn = draw_scenario(game, number, homes, every, private=private)
     update = {
         "seed": seed,
         "rounds": Rounds.model_validate(rounds),
         "leader": drawn.leader.model_copy(update={"max_rounds": max_rounds}),
     }
     plan = FaultPlan.model_validate({"seed": seed, "faults": list(faults)})
-    return Case(f"seed {seed}", drawn.model_copy(update=update), plan, number, homes, every)
+    return Case(f"seed {seed}", drawn.model_copy(update=update), plan, number, homes, every, private)
 
 
 def read_case(folder: Path) -> Case:
@@ -112,11 +136,16 @@ def read_case(folder: Path) -> Case:
 
 
 @cache
-def draw_scenario(name: str, number: int, homes: int | None = None, every: int | None = None) -> Scenario:
+def draw_scenario(
+    name: str, number: int, homes: int | None = None, every: int | None = None, *, private: bool = False
+) -> Scenario:
     """Draw scenario `number` of a game and check it.
 
-    It has so many `homes` where that is given, and with `every` plans again after so many slots.
+    It has so many `homes` where that is given, and with `every` plans again after so many slots. Those that are
+    `private` mask their answers.
     """
+    if private:
+        return _draw_private_scenario(name, number, homes, every)
     random = np.random.default_rng([games().index(name), number])
     game = registry.find(name)
     large = number >= _SCENARIOS
@@ -130,8 +159,34 @@ def draw_scenario(name: str, number: int, homes: int | None = None, every: int |
         "homes_per_process": int(random.choice([1, 2, 3, 4] if large else [1, 1, 1, 2])),
         **game.load("small_scenario")(random, homes),
     }
+    return _check(content, every)
+
+
+def _draw_private_scenario(name: str, number: int, homes: int | None, every: int | None) -> Scenario:
+    """Draw a scenario each of whose aggregators has enough homes for a group. Raises `ValueError` where none has."""
+    random = np.random.default_rng([games().index(name), number, 2])
+    least, aggregators = int(random.integers(*_LEAST_GROUPS)), int(random.integers(1, 3))
+    drawn = int(random.integers(aggregators * least, _MOST_PRIVATE_HOMES + 1))
+    homes = drawn if homes is None else homes
+    if homes < aggregators * least:
+        raise ValueError(f"{homes} homes, {aggregators} aggregators need {least} each")
+    content: Content = {}
+    while not content or homes // content["aggregators"] < least:
+        content = {
+            "schema": 1,
+            "game": name,
+            "seed": number,
+            "aggregators": aggregators,
+            "privacy": {"sums": "committee", "minimum_group": least},
+            **registry.find(name).load("small_scenario")(random, homes),
+        }
+    return _check(content, every)
+
+
+def _check(content: Content, every: int | None) -> Scenario:
+    """Make and check a scenario, with `every` one that plans again after so many slots."""
     content["leader"]["max_rounds"] = MAX_ROUNDS
-    model: type[Scenario] = game.load("scenario")
+    model: type[Scenario] = registry.find(content["game"]).load("scenario")
     if every is not None:
         content["calendar"] = {"start": "2026-06-01T00:00", "horizon": f"{content['slots']}h", "every": f"{every}h"}
         model.prepare(content, Path())
@@ -187,6 +242,30 @@ class _Nodes:
 def _draw_fault(random: Random, nodes: _Nodes) -> Content:
     kind = str(random.choice([*_FAULTS, "crash"]))  # twice as often, because it does most
     return {"kind": "loss" if kind == "burst" else kind} | _FAULTS[kind](random, nodes)
+
+
+def _draw_private_fault(random: Random, nodes: _Nodes) -> Content:
+    """Draw a fault of a run with private sums: every second time one of what these take."""
+    if random.random() < 0.5:
+        return _draw_fault(random, nodes)
+    home, aggregator = str(random.choice(nodes.homes)), str(random.choice(nodes.aggregators))
+    match str(random.choice(["member", "aggregator", "stall", "link", "lie", "lie"])):
+        case "member" | "stall" as what:
+            at = {"round": int(random.integers(1, 8)), "message": str(random.choice(["list", "quorum"]))}
+            node = "*" if random.random() < 0.2 else home  # "*": all of a committee
+            fault = _draw_crash(random, nodes) if what == "member" else _draw_stall(random, nodes)
+            return {"kind": "crash" if what == "member" else "stall", **fault, "node": node, "at": at}
+        case "aggregator":
+            at = {"round": int(random.integers(1, 8)), "message": str(random.choice(["signature", "masks"]))}
+            return {"kind": "crash", **_draw_crash(random, nodes), "node": aggregator, "at": at}
+        case "link":
+            kind = str(random.choice(["loss", "delay", "duplication", "reordering"]))
+            ends = [home, aggregator] if random.random() < 0.5 else [aggregator, "*"]
+            return {"kind": kind, **_FAULTS[kind](random, nodes), "from": ends[0], "to": ends[1]}
+    how = str(random.choice(["masks", "masks", "shares", "lists"]))
+    during: Content = {} if random.random() < 0.5 else _draw_window(random)
+    node = aggregator if how == "lists" else home
+    return {"kind": "lie", "node": node, "how": how, "probability": random.uniform(0.3, 1), "during": during}
 
 
 def _draw_seconds(random: Random) -> Content:

@@ -17,6 +17,7 @@ from typing import Any
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Cut, Hang, Lie, Narrow, Slow, Stall
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.soak.play import Evidence
+from stackelgrid.soak.private_sums import find_unable
 from stackelgrid.soak.timeline import CoordinatorLife, Event, SeenRound
 
 _DISTURBANCES = (Stall, Cut, Hang, Narrow)
@@ -31,6 +32,10 @@ _SETTLEMENT_TRIES = 10
 """A settlement is sent at most this many times as often as a question."""
 _SILENCE_S = 30.0
 _LINGER_S = 60.0
+BY_MASKS = "masks"
+"""Why a party of private sums refuses a message, which may be honest and late."""
+_MASKED = ("words", "shape")
+"""Keys of a masked answer, which tell nothing of what is in it."""
 _OF_ONE_HOME = ("call_kwh", "shifted_kwh")
 """Keys of bodies whose list is one number of the only home in a process; other lists have a number per slot."""
 
@@ -41,8 +46,8 @@ def find_impatience(evidence: Evidence) -> Iterator[str]:
     """A round goes on without a member only when its patience is over.
 
     That is after all tries, or one where all that are missing have missed the round before; `return_s` after a member
-    has left; at once where it has never come, is in quarantine, or is late: rounds have waited for it for so long that
-    two thirds of its patience may be used up.
+    has left; at once where it has never come, is in quarantine, cannot mask its answers in the session, or is late:
+    rounds have waited for it for so long that two thirds of its patience may be used up.
     """
     for life in evidence.lives:
         policy, silent = life.policy.policy(), set[str]()
@@ -53,7 +58,8 @@ def find_impatience(evidence: Evidence) -> Iterator[str]:
             missing = set(seen.missing)
             tries = 1 if silent >= missing else policy.tries
             waited = seen.closed >= seen.opened + tries * policy.deadline_s - _EPSILON
-            for name in missing - seen.quarantined:
+            unable = find_unable(evidence, seen) if evidence.case.private else set[str]()
+            for name in missing - seen.quarantined - unable:
                 left = seen.away.get(name)
                 if _may_be_late(life, seen, name):
                     continue
@@ -152,14 +158,16 @@ def find_needless_questions(evidence: Evidence) -> Iterator[str]:
 def find_gaps(evidence: Evidence) -> Iterator[str]:
     """A coordinator numbers its rounds one after the other; after a restart it may leave out one number.
 
-    It may then ask the round again that was open. One that has lost its disk begins anew.
+    It may then ask the round again that was open. One that has lost its disk begins anew, and one that sets masks up
+    with the number that its leader has come to.
     """
     forgot = {node for fault, node in evidence.faults if isinstance(fault, Crash) and fault.lose_state}
     last: dict[str, int] = {}
     for life in evidence.lives:
         numbers, before = [seen.number for seen in life.rounds], last.get(life.coordinator)
         # One that is first asked in a later session begins with a number that its members cannot know.
-        begun_late = life.coordinator in forgot or any(seen.session > 1 for seen in life.rounds[:1])
+        begun_late = evidence.case.private and before is None and life.coordinator != LEADER
+        begun_late = begun_late or life.coordinator in forgot or any(seen.session > 1 for seen in life.rounds[:1])
         if numbers and not begun_late:
             numbers.insert(0, 0 if before is None else before)
         steps = {later - earlier for earlier, later in pairwise(numbers)}
@@ -297,7 +305,9 @@ def find_false_messages(evidence: Evidence) -> Iterator[str]:
             what = f"{event.about.purpose} of {event.about.sender} at {event.seconds:.3f} s"
             if false and event.rejected is None:
                 yield f"{name} takes the {what}: {false}"
-            if not false and event.rejected is not None and event.about.sender not in liars:
+            of_sum = event.about.purpose == "masks" and event.rejected == "refused"  # a liar's group
+            refused = event.rejected not in (None, BY_MASKS) and not (of_sum and liars)
+            if not false and refused and event.about.sender not in liars:
                 yield f"{name} refuses the {what} as {event.rejected}"
 
 
@@ -333,21 +343,28 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
     A home does so at once, an aggregator after the rounds with its homes. It never changes its answer to a question.
     A home that has been restarted may know its answers from before, and then is silent where it is not asked again. It
     may know in which session it was, and then ignores what comes of an earlier one. An aggregator that has been
-    restarted knows what it was asked last.
+    restarted knows what it was asked last. Where answers are masked, both wait for the roster of masks.
     """
+    masked = evidence.case.scenario.privacy.sums == "committee"
     for name, coordinator in evidence.case.scenario.topology.above.items():
         if any(isinstance(fault, Stall | Corruption) and node == name for fault, node in evidence.faults):
             continue
         walk = None
         for event in evidence.events.get(name, ()):
             if walk is None or walk.life != event.life:
-                walk = _MemberWalk(name, coordinator, event.life, len(evidence.case.scenario.sessions), walk)
+                sessions = len(evidence.case.scenario.sessions)
+                walk = _MemberWalk(name, coordinator, event.life, sessions, walk, masked=masked)
             for problem in walk.read(event):
                 yield f"{name} {problem}"
 
 
 def find_second_thoughts(evidence: Evidence) -> Iterator[str]:
-    """A home gives one answer to one question, also after a restart, as long as no disk is lost."""
+    """A home gives one answer to one question, also after a restart, as long as no disk is lost.
+
+    With a mask on, it looks different each time.
+    """
+    if evidence.case.private:
+        return
     if any(isinstance(fault, Crash) and fault.lose_state for fault, _ in evidence.faults) or _has(evidence, Corruption):
         return
     for name, coordinator in evidence.case.scenario.topology.above.items():
@@ -365,8 +382,10 @@ def find_second_thoughts(evidence: Evidence) -> Iterator[str]:
 class _MemberWalk:
     """Follows a member through one of its lives, and finds what it should not have done, or done without delay."""
 
-    def __init__(self, name: str, coordinator: str, life: int, sessions: int, before: _MemberWalk | None) -> None:
-        self.life = life
+    def __init__(
+        self, name: str, coordinator: str, life: int, sessions: int, before: _MemberWalk | None, *, masked: bool
+    ) -> None:
+        self.life, self._masked = life, masked
         self._session, self._sessions = 1, sessions
         self._before, self._session_before = (0, 1) if before is None else (before.known_round, before.known_session)
         self._name, self._coordinator, self._is_home = name, coordinator, coordinator != LEADER
@@ -442,7 +461,8 @@ class _MemberWalk:
             if content["round"] > self._round or (self._is_home and content["body"] != self._question):
                 self._round, self._question, self._answer = content["round"], content["body"], b""
                 self._owe("answer", event, self._is_home and not known)
-                self._begun_by = event.seconds if self.life == 0 else None  # a restarted one may know the question
+                # A restarted one may know the question.
+                self._begun_by = event.seconds if self.life == 0 and not self._masked else None
             elif named and (self._answer or (self._is_home and not known)):
                 self._owe("answer", event, True)
 
@@ -453,6 +473,7 @@ class _MemberWalk:
             yield f"leaves {event.seconds - self._settled_at:.3f} s after the settlement, which may come again"
 
     def _owe(self, what: str, event: Event, at_once: bool) -> None:
+        at_once = at_once and not (self._masked and what == "answer")
         self._due = (event.seconds if at_once else math.inf, what)
 
     def _send(self, event: Event) -> Iterator[str]:
@@ -508,7 +529,11 @@ def _find_fault(event: Event, sessions: list[int]) -> str:
         return f"it is of session {about.session} of {len(sessions)}"
     slots = sessions[about.session - 1]
     for key, value in (content.get("body") or {}).items():
-        if not isinstance(value, list) or not all(isinstance(number, float | int) for number in value):
+        if (
+            key in _MASKED
+            or not isinstance(value, list)
+            or not all(isinstance(number, float | int) for number in value)
+        ):
             continue
         if not all(map(math.isfinite, value)):
             return f"{key} is not finite"

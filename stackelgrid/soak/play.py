@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+
+from stackelgrid import registry
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.injection import FaultInjectingNode
+from stackelgrid.masks.fixed_point import write_words
+from stackelgrid.masks.form import MaskedForm, Words
+from stackelgrid.masks.party import Party
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import RunRecord
@@ -20,6 +26,8 @@ from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Node, Publish
 from stackelgrid.transport.memory import DeadlockError
 from stackelgrid.wire.codec import Description, describe
+from stackelgrid.wire.masks import MaskedAnswer
+from stackelgrid.wire.messages import Body
 
 HORIZON_S = 40_000.0
 """Virtual seconds that no run needs: rounds run out before."""
@@ -56,6 +64,20 @@ class SentMessage:
         return json.loads(self.payload) if self.payload else None
 
 
+@dataclass(frozen=True)
+class MaskedNumbers:
+    """What a home answered with a mask on: its `plain` numbers in fixed point, the `words` that it sent, (count,)."""
+
+    home: str
+    aggregator: str
+    session: int
+    round: int
+    question: str
+    roster: str
+    plain: Words
+    words: Words
+
+
 @dataclass
 class Evidence:
     """The record of a run.
@@ -63,8 +85,8 @@ class Evidence:
     `messages` is in order of time, `events` has what each node itself saw and did. `errors` has the exception of each
     node that crashed for good, `waiting` the nodes that waited for ever, `ended_s` the time at which each node left in
     good order. `lives` has the lives of each coordinator, `nodes` each node as it was built, at first and after each
-    crash. `retained` are the topics on which the broker has a message at the end, `max_pending` is the longest that the
-    queue of delayed messages became, by node.
+    crash. `masked` has what was under the mask of each answer, by its nonce. `retained` are the topics on which the
+    broker has a message at the end, `max_pending` is the longest that the queue of delayed messages became, by node.
     """
 
     case: Case
@@ -77,6 +99,7 @@ class Evidence:
     ended_s: dict[str, float] = field(default_factory=dict)
     lives: list[CoordinatorLife] = field(default_factory=list)
     nodes: dict[str, list[Any]] = field(default_factory=dict)
+    masked: dict[str, MaskedNumbers] = field(default_factory=dict)
     retained: list[str] = field(default_factory=list)
     max_pending: dict[str, int] = field(default_factory=dict)
     calls: int = 0
@@ -181,7 +204,23 @@ def _watch(name: str, build: Build, evidence: Evidence, lose_state: bool) -> Run
     """Build a node whose events are noted, at first and after each crash."""
     node, events = build(lose_state), evidence.events.setdefault(name, [])
     evidence.nodes.setdefault(name, []).append(node)
+    if evidence.case.private and (party := vars(node).get("_party")) is not None:
+        party.mask = partial(_note_mask, evidence, party, party.mask)
     return _WatchedNode(node, events[-1].life + 1 if events else 0, events, evidence.ledgers)
+
+
+def _note_mask(evidence: Evidence, party: Party, mask: Any, number: int, question: Body, answer: Body) -> MaskedAnswer:
+    """Have an answer masked, and note what is under the mask."""
+    masked: MaskedAnswer = mask(number, question, answer)
+    form: MaskedForm = registry.find(evidence.case.scenario.game).load("masked")
+    numbers = form.flatten(answer, form.shape(question))
+    plain = write_words(numbers, np.full(len(numbers), np.inf), 1)
+    about = number, masked.question, masked.roster
+    session = vars(party)["_session"]
+    evidence.masked[masked.nonce] = MaskedNumbers(
+        party.name, party.link.coordinator, session, *about, plain, masked.words_array()
+    )
+    return masked
 
 
 class _WatchedNode:

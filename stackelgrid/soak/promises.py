@@ -16,10 +16,11 @@ import numpy as np
 from stackelgrid import registry
 from stackelgrid.calendar import Session
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, FaultPlan, Lie
+from stackelgrid.masks.roster import MOST_EPOCHS
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
-from stackelgrid.soak import conduct
+from stackelgrid.soak import conduct, private_sums
 from stackelgrid.soak.cases import Case, draw_scenario
 from stackelgrid.soak.play import Evidence
 from stackelgrid.testbed import in_memory
@@ -92,7 +93,7 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
 def find_victims(evidence: Evidence) -> Iterator[str]:
     """A lie takes nobody but the liar out of the run: whoever is in quarantine has lied, or was spoken for by a liar.
 
-    A link that changes messages makes a liar of whoever sent them.
+    A link that changes messages makes a liar of whoever sent them. With private sums, a liar's group has no sum.
     """
     if _any(evidence, Corruption):
         return
@@ -100,7 +101,7 @@ def find_victims(evidence: Evidence) -> Iterator[str]:
     for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
         for name in set(record["quarantined"]) - liars:
             yield f"{name} is in quarantine in round {record['round']} and has not lied"
-    if liars and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
+    if liars and {fault.kind for fault in evidence.case.plan.faults} == {"lie"} and not evidence.case.private:
         for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
             for name in {*record["held"], *record["excluded"]} - liars - _above_liars_alone(evidence, liars):
                 yield f"round {record['round']} went on without {name}, and nothing but lies is wrong"
@@ -112,9 +113,13 @@ def _above_liars_alone(evidence: Evidence, liars: set[str]) -> set[str]:
 
 
 def find_refusals(evidence: Evidence) -> Iterator[str]:
-    """Nothing is refused where no node lies and no link changes a message, whatever else goes wrong."""
-    if evidence.run_record.rejected and not _any(evidence, Lie, Corruption):
-        yield f"{evidence.run_record.rejected}"
+    """Nothing is refused where no node lies and no link changes a message, whatever else goes wrong.
+
+    Only what is said about masks, and comes too late, is.
+    """
+    rejected = {reason: count for reason, count in evidence.run_record.rejected.items() if reason != conduct.BY_MASKS}
+    if rejected and not _any(evidence, Lie, Corruption):
+        yield f"{rejected}"
 
 
 def find_miscounts(evidence: Evidence) -> Iterator[str]:
@@ -193,8 +198,10 @@ def find_unrecorded_members(evidence: Evidence) -> Iterator[str]:
 def find_miscounted_rounds(evidence: Evidence) -> Iterator[str]:
     """An aggregator's journal counts the rounds that each question of the leader has led to, from 1.
 
-    One that lost its disk begins anew.
+    One that lost its disk begins anew. With private sums a question may be asked again before there is a sum.
     """
+    if evidence.case.private:
+        return
     for aggregator in _processes(evidence).keys() - _without_disk(evidence):
         expected: list[tuple[int, int]] = []
         inner = 0
@@ -317,6 +324,7 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     if (
         not alone
         or case.number is None
+        or case.private
         or case.every is not None
         or registry.find(case.scenario.game).settled_price is None
     ):
@@ -369,7 +377,12 @@ def find_growth(evidence: Evidence) -> Iterator[str]:
         if len(set(questions)) != len(questions):
             yield f"{coordinator} has questions {questions} in its ledger"
         rounds, sessions = _rounds(evidence, coordinator), len(evidence.case.scenario.sessions)
-        if len(entries) > len(rounds) + len(questions) + sessions:
+        most = len(rounds) + len(questions) + sessions
+        if (
+            evidence.case.private
+        ):  # the sums of each round, the roster with each committee, and the one after the session
+            most += len(rounds) + MOST_EPOCHS * (len(questions) + sessions)
+        if len(entries) > most:
             yield f"{coordinator} has {len(entries)} entries in its ledger for {len(rounds)} rounds"
 
 
@@ -407,6 +420,10 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "who is refused is told why": conduct.find_silent_refusals,
     "who is asked answers": conduct.find_silent_members,
     "a home gives one answer to one question": conduct.find_second_thoughts,
+    "a committee gives masks for one list a round": private_sums.find_second_lists,
+    "a sum is of a whole group that was asked the same": private_sums.find_small_sums,
+    "a sum is that of what is under the masks": private_sums.find_wrong_sums,
+    "a mask is used once, under one roster a session": private_sums.find_reused_masks,
 }
 
 
@@ -512,7 +529,7 @@ def _compute_undisturbed_outcome(case: Case) -> Any:
         return _compute_session_outcome(_Session(case.scenario))
     if case.number is None:
         return _outcome(case.scenario, in_memory.play(case.scenario))
-    return _compute_drawn_outcome(case.scenario.game, case.number, case.homes)
+    return _compute_drawn_outcome(case.scenario.game, case.number, case.homes, case.private)
 
 
 @dataclass(frozen=True)
@@ -532,13 +549,13 @@ def _compute_session_outcome(session: _Session) -> Any:
 
 
 @cache
-def _compute_drawn_outcome(game: str, number: int, homes: int | None) -> Any:
-    return _outcome(draw_scenario(game, number, homes), _play_drawn(game, number, homes))
+def _compute_drawn_outcome(game: str, number: int, homes: int | None, private: bool) -> Any:
+    return _outcome(draw_scenario(game, number, homes, private=private), _play_drawn(game, number, homes, private))
 
 
 @cache
-def _play_drawn(game: str, number: int, homes: int | None) -> RunRecord:
-    return in_memory.play(draw_scenario(game, number, homes))
+def _play_drawn(game: str, number: int, homes: int | None, private: bool = False) -> RunRecord:
+    return in_memory.play(draw_scenario(game, number, homes, private=private))
 
 
 def _outcome(scenario: Scenario, run_record: RunRecord) -> Any:

@@ -27,6 +27,7 @@ class Recipe:
     faults: tuple[Mapping[str, Any], ...]
     max_rounds: int = MAX_ROUNDS
     every: int | None = None
+    private: bool = False
 
     @classmethod
     def of(cls, case: Case) -> Recipe:
@@ -39,7 +40,8 @@ class Recipe:
         ]
         rounds = case.scenario.rounds.model_dump(exclude_defaults=True)
         homes = len(case.scenario.everyone)
-        return cls(case.scenario.game, case.number, homes, case.plan.seed, rounds, tuple(faults), every=case.every)
+        game, seed = case.scenario.game, case.plan.seed
+        return cls(game, case.number, homes, seed, rounds, tuple(faults), every=case.every, private=case.private)
 
     def build(self) -> Case:
         """Build the case."""
@@ -52,6 +54,7 @@ class Recipe:
             faults=self.faults,
             max_rounds=self.max_rounds,
             every=self.every,
+            private=self.private,
         )
 
     def format_test(self) -> str:
@@ -70,6 +73,7 @@ class Recipe:
                 "        ],",
                 f"        max_rounds={self.max_rounds},",
                 *([] if self.every is None else [f"        every={self.every},"]),
+                *(["        private=True,"] if self.private else []),
                 "    )",
                 "    assert find_violations(play(case)) == []",
             ]

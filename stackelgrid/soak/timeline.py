@@ -173,6 +173,10 @@ def read_coordinator(config: CoordinatorConfig, events: Iterable[Event]) -> list
     return lives
 
 
+_OF_ROUNDS = ("answer", "receipt", "presence")
+"""What members send that rounds depend on; the rest is about masks."""
+
+
 class _CoordinatorReader:
     """Reads one life of a coordinator."""
 
@@ -195,7 +199,7 @@ class _CoordinatorReader:
         """Take the next event."""
         ours = bool(event.topic) and event.about.coordinator == self.life.coordinator
         match event.kind:
-            case "receive" if ours and event.payload:
+            case "receive" if ours and event.payload and event.about.purpose in _OF_ROUNDS:
                 self._receive(event)
             case "receive" if ours and event.about.purpose == "presence":
                 self._receive_farewell(event)

@@ -408,7 +408,7 @@ def test_group_of_a_home_that_is_gone_when_a_committee_is_replaced_has_no_sum() 
     assert len(sums.held) == 1 and gone in network.roster.groups[sums.held[0]]
 
 
-def test_session_fails_after_three_committees_and_the_next_begins_with_the_first() -> None:
+def test_session_fails_after_three_committees_and_may_begin_again_with_the_first() -> None:
     network = begun()
     network.change = drop(MaskList, *network.names)
     for number in range(1, MOST_EPOCHS):
@@ -417,9 +417,22 @@ def test_session_fails_after_three_committees_and_the_next_begins_with_the_first
     failed = network.sum_up(MOST_EPOCHS, network.ask(MOST_EPOCHS))
     assert isinstance(failed, SetUpFailed) and "committees" in failed.reason and not network.collector.is_set_up
     network.change = lambda receiver, message: [message]
+    before = network.roster.digest
+    assert isinstance(network.set_up(1), SetUp) and network.roster.digest == before
+    assert committee_of(network) == network.roster.committee(0)
+    assert len(network.sum_up(9, network.ask(9)).answers) == 2
+    network.kill("h07")
+    assert isinstance(network.set_up(1), SetUp) and network.roster.digest == before, "homes answer under no other"
+    network.start("h07")
+    network.change = drop(MaskList, *network.names)
+    for number in (10, 11):
+        network.sum_up(number, network.ask(number))
+        network.run(SetUp, SetUpFailed)
+    assert isinstance(network.sum_up(12, network.ask(12)), SetUpFailed)
+    network.change = lambda receiver, message: [message]
     assert isinstance(network.set_up(2), SetUp)
     assert committee_of(network) == network.roster.committee(0)
-    assert len(network.sum_up(9, network.ask(9, 2)).answers) == 2
+    assert len(network.sum_up(13, network.ask(13, 2)).answers) == 2
 
 
 def forged(quorum: int) -> Callable[[str, Message], Sequence[Message]]:
