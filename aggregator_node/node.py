@@ -478,6 +478,8 @@ class AggregatorNode:
         if self._signal is not None:
             signal, self._signal = self._signal, None
             return self._ask_or_reply(self.progress.work(self._strategy.open, signal), now)
+        if self._asked is None and self._finished is not None:  # it was finished before a restart
+            self._asked = Ask(self._finished.body)
         return [] if self._asked is None else self._ask_or_reply(self._asked, now)
 
     def _sum_up(self, sums: SumCollector, finished: Round, now: float) -> list[Action]:
@@ -497,14 +499,14 @@ class AggregatorNode:
             return []
         if not sums.answers:
             self._again += 1
-            _LOG.warning("no sums", extra={"data": {"round": self._leader_round, "groups": dict(sums.why)}})
+            _LOG.warning("no sums", extra={"data": {"round": self._leader_round, "not_summed": dict(sums.why)}})
             return [] if self._again >= self._policy.tries else self._ask_or_reply(Ask(finished.body), now)
         self._again = 0
         self._ledger.append({**self._of_session(), "sums": _dump_sums(sums)})
         excluded = [*sums.excluded, *self._outside]
         messages, size = self._sums.take_traffic()
         counted = {"messages": finished.messages + messages, "bytes": finished.bytes + size}
-        of_groups = {"groups": dict(sums.why)} if sums.why else {}
+        of_groups = {"not_summed": dict(sums.why)} if sums.why else {}
         return self._continue(finished, sums.answers, sums.held, excluded, now, {**counted, **of_groups})
 
     def _check_answer(self, name: str, question: Body, body: Body) -> str | None:

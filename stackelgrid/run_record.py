@@ -185,7 +185,7 @@ class RunRecord:
             {"round": record["round"], "node": f"{group} of {record['aggregator']}", "action": "not summed", "why": why}
             for record in self.aggregator_rounds
             if record["round"] in finished
-            for group, why in record.get("groups", {}).items()
+            for group, why in record.get("not_summed", {}).items()
         ]
         return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
 

@@ -160,7 +160,7 @@ class CoordinatorHistory(_History):
             for action in ("held", "excluded", "quarantined")
             for name in account[action]
         ]
-        missing += [(*key, group, "not summed", session, why) for group, why in account.get("groups", {}).items()]
+        missing += [(*key, group, "not summed", session, why) for group, why in account.get("not_summed", {}).items()]
         self._file.write(
             upsert("rounds", "round inner", f"session at {_TAKEN}", [taken]),
             upsert("missing", "round inner member action", "session why", missing),

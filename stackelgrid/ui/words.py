@@ -77,7 +77,7 @@ def describe_inner_round(aggregator: str, record: Mapping[str, Any]) -> Iterator
     kept = ("round", "session", "inner", "answered", "held", "excluded", "quarantined", "again", "ms")
     yield {"type": "inner", "aggregator": aggregator, **{key: record[key] for key in kept if key in record}}
     yield from describe_missing(record)
-    for group, why in record.get("groups", {}).items():
+    for group, why in record.get("not_summed", {}).items():
         yield describe_trouble(f"{group} of {aggregator} is not summed in round {record['round']}: {why}")
 
 

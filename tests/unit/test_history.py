@@ -268,6 +268,23 @@ def test_coordinator_that_was_killed_before_the_settlement_stores_its_loads(tmp_
     assert (session["homes"], session["roster"]) == (4, 7)
 
 
+def test_aggregator_whose_homes_mask_stores_the_loads_of_groups_and_why_one_has_no_sum(tmp_path: Path) -> None:
+    history, masked = coordinator(tmp_path), entry(2, 3.0)
+    masked["answers"] = {name: {"homes": 1, "words": "AAAA"} for name in ("h1", "h2", "h3")}
+    sums = {name: {"homes": 3, "load_kw": [load]} for name, load in (("group-1", 7.0), ("group-2", 1.0))}
+    ledger = history.wrap_ledger([])
+    ledger.append(masked)
+    ledger.append({"session": 1, "sums": {"answers": sums, "held": ["group-2"]}})
+    nobody = dict.fromkeys(("held", "excluded", "quarantined"), ())
+    history.wrap_journal(lambda account: None)({"round": 2, **nobody, "why": {}, "not_summed": {"group-2": "h3"}})
+    history.hear(settlement(3.0))
+    found = [(row["member"], row["load_kw"]) for row in rows(tmp_path, "a1", "members")]
+    assert found == [("group-1", 7.0), ("group-2", 1.0)]
+    assert [row["homes"] for row in rows(tmp_path, "a1", "sessions")] == [6]
+    missing = [(row["member"], row["action"], row["why"]) for row in rows(tmp_path, "a1", "missing")]
+    assert missing == [("group-2", "not summed", "h3")]
+
+
 def test_leader_stores_the_roster_that_it_tells_its_aggregators(tmp_path: Path) -> None:
     history = coordinator(tmp_path)
     history.hear(AggregatorRoster(run="grid", sender="leader", session=1, number=3, members=[]))

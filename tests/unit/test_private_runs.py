@@ -237,7 +237,7 @@ class Played:
         return len({(each.digest, each.epoch) for each in self.rosters})
 
     def names_of_groups(self) -> set[str]:
-        return {group for entry in self.record.aggregator_rounds for group in entry.get("groups", {})}
+        return {group for entry in self.record.aggregator_rounds for group in entry.get("not_summed", {})}
 
 
 def play(scenario: Scenario, *faults: Mapping[str, Any], seed: int = 1) -> Played:
@@ -303,7 +303,9 @@ def test_group_of_a_home_that_is_gone_stands_still_and_the_journal_says_why(memb
     (group,) = (group for group, names in played.groups.items() if name in names)
     assert played.record.settled and not played.record.conclusion["complete"]
     later = [entry for entry in played.record.aggregator_rounds if entry["round"] > 1]
-    assert later and all(entry["groups"].keys() == {group} and name in entry["groups"][group] for entry in later)
+    assert later and all(
+        entry["not_summed"].keys() == {group} and name in entry["not_summed"][group] for entry in later
+    )
     assert played.committees == 1  # one of five may be missing
     if lose:
         assert played.record.failures == {} and played.record.rejected.keys() == {"masks"}
@@ -331,7 +333,7 @@ def test_aggregator_all_of_whose_groups_stand_still_is_believed_by_the_leader() 
     scenario = street(20, aggregators=2)
     record = play(scenario, *(crash(name, restart_after_s=None) for name in ("h1", "h5"))).record
     of_a1 = [entry for entry in record.aggregator_rounds if entry["aggregator"] == "a1" and entry["round"] > 1]
-    assert all(len(entry["groups"]) == 2 for entry in of_a1)
+    assert all(len(entry["not_summed"]) == 2 for entry in of_a1)
     assert record.settled and all(entry["quarantined"] == [] for entry in record.rounds)
 
 
@@ -351,6 +353,22 @@ def test_committee_without_two_members_is_replaced() -> None:
     ]
     assert played.names_of_groups() == {group}
     assert {each["node"] for each in played.record.missing if each["action"] == "not summed"} == {f"{group} of a1"}
+
+
+def test_aggregator_that_is_killed_while_its_committee_is_silent_replaces_it() -> None:
+    """After the restart it still has a round to be summed, and asks its question again for the next committee."""
+    committee = calm().roster.committee(0)
+    group, gone = next(
+        (group, seated[:2])
+        for group, names in calm().groups.items()
+        if len(seated := [name for name in committee if name in names]) > 1
+    )
+    scenario = street().change(rounds=street().rounds.model_copy(update={"return_s": 0.0}))
+    killed = [crash(name, restart_after_s=None) for name in gone]
+    played = play(scenario, *killed, crash("a1", at={"seconds": 1.0}))
+    assert [fault.kind for fault in played.record.faults].count("restart") == 1
+    assert played.record.settled and played.committees == 2
+    assert played.names_of_groups() == {group}
 
 
 MOMENTS = [0.002, 0.009, 0.013, 0.017, 0.021, 0.025]
@@ -391,7 +409,7 @@ def test_lost_messages_cost_tries_and_no_sum_is_wrong(seed: int) -> None:
     played = play(street(), {"kind": "loss", "probability": 0.1}, seed=seed)
     assert played.record.faults and played.record.settled and played.record.failures == {}
     assert played.record.conclusion["complete"] is not any(
-        entry["held"] or entry["excluded"] or entry.get("groups") for entry in played.record.aggregator_rounds
+        entry["held"] or entry["excluded"] or entry.get("not_summed") for entry in played.record.aggregator_rounds
     )
     if played.record.conclusion["complete"]:
         assert_same(played.record, exact())
@@ -403,5 +421,5 @@ def test_sum_that_a_bit_has_spoilt_is_refused_and_the_journal_names_its_homes(se
     played = play(street(), {"kind": "corruption", "probability": 0.03}, seed=seed)
     assert played.record.faults and played.record.settled and played.record.failures == {}
     for entry in played.record.aggregator_rounds:
-        for group, why in entry.get("groups", {}).items():
+        for group, why in entry.get("not_summed", {}).items():
             assert set(played.groups[group]) & set(re.findall(r"h\d+", why))
