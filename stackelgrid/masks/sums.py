@@ -182,7 +182,7 @@ class SumCollector:
         assert self._message is not None
         roster = self._message.model_dump(mode="json", by_alias=True)
         shares = {home: dict(sealed) for home, sealed in self._shares.items()}
-        return {**self.remember_session(), "roster": roster, "shares": shares}
+        return {**self.remember_session(), "roster": roster, "shares": shares, "keyless": sorted(self._keyless)}
 
     def remember_session(self) -> dict[str, Any]:
         """Give the same where the roster is still the one that was given before."""
@@ -193,6 +193,7 @@ class SumCollector:
         if "roster" in memory:
             self._message = MaskRoster.model_validate(memory["roster"])
             self._roster, self._shares = Roster.of(self._message), memory["shares"]
+            self._keyless = frozenset(memory["keyless"])
         self._session, self._dropped = memory["session"], dict(memory["dropped"])
         self._is_bound = True
         self._latest.clear()

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -406,6 +406,11 @@ def test_group_of_a_home_that_is_gone_when_a_committee_is_replaced_has_no_sum() 
     assert isinstance(network.run(SetUp, SetUpFailed), SetUp)
     sums = network.sum_up(3, network.ask(3))
     assert len(sums.held) == 1 and gone in network.roster.groups[sums.held[0]]
+    network.start_collector(network.collector.remember())
+    network.start(gone)
+    network.run()
+    sums = network.sum_up(4, network.ask(4))
+    assert len(sums.excluded) == 1 and "the committee has no keys of" in sums.why[sums.excluded[0]]
 
 
 def test_session_fails_after_three_committees_and_may_begin_again_with_the_first() -> None:
@@ -824,6 +829,24 @@ def test_masks_do_not_come_off_where_a_list_names_another_question_or_nonce(case
         assert given is not None
         for one, another in zip(true.sums, given.sums, strict=True):
             assert (one.words_array() != another.words_array()).all()
+
+
+def test_each_part_of_a_context_has_another_key_and_another_mask() -> None:
+    roster = Roster("run", "a1", "0" * 64, 5, {})
+    others = [replace(roster, run="x"), replace(roster, aggregator="x"), replace(roster, digest="1" * 64)]
+    asked: dict[str, tuple[Any, ...]] = {
+        "of_mask": (0, 1, 2, "question", "nonce", "h1"),
+        "of_box": (0, "h1", "h2"),
+        "of_commitment": (0, "h1"),
+        "of_subset": (0, 1),
+    }
+    contexts = []
+    for kind, parts in asked.items():
+        contexts += [getattr(each, kind)(*parts) for each in (roster, *others)]
+        for place, part in enumerate(parts):
+            changed_part = part + 7 if isinstance(part, int) else f"other {part}"
+            contexts.append(getattr(roster, kind)(*parts[:place], changed_part, *parts[place + 1 :]))
+    assert len(set(contexts)) == len(contexts)
 
 
 # --- rosters that a home refuses ---
