@@ -47,6 +47,7 @@ soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS, from SOAK_FROM) un
 
 mutants: $(INSTALLED)  ## Change the round protocol by small mistakes, and see whether soak and tests find each
 	PYTHONPATH=tests $(VENV)/bin/python -m mutants
+	PYTHONPATH=tests $(VENV)/bin/python -m mutants.rules
 
 stored-outcomes: $(INSTALLED)  ## Write tests/games/stored anew, after a result changed for a reason
 	$(VENV)/bin/python tests/games/test_stored_outcomes.py

@@ -431,7 +431,8 @@ class _MemberWalk:
                 yield from self._send(event)
             case "finish" if self._is_home:
                 yield from self._leave(event)
-        if event.kind == "fetch" or (event.kind == "receive" and ours and event.payload and event.rejected is None):
+        heard = event.kind == "receive" and ours and event.payload and event.rejected in (None, BY_MASKS)
+        if event.kind == "fetch" or heard:
             self._contact = event.seconds
         if self._is_home and not self._is_last_settled and event.seconds > self._contact + _SILENCE_S + _EPSILON:
             yield f"looks for no messages for {event.seconds - self._contact:.3f} s"
