@@ -42,7 +42,10 @@ def attack(
 
     levels, sizes = _choose_levels(level), _read_sizes(group)
     loaded = load(scenario, sets or [])
-    around = None if write is None else page.cut_table(read_text(write), str(write))
+    try:
+        around = None if write is None else page.cut_table(read_text(write), str(write))
+    except ValueError as error:
+        raise ConfigError(f"{write}: {error}") from None
     findings = []
     with ProgressDisplay(open_stderr(), quiet=quiet) as display:
         for finding in suite.play(loaded, levels, sizes):

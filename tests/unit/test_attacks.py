@@ -326,5 +326,7 @@ def test_command_prints_a_table_or_writes_it_into_a_page(
     document.write_text("a page without a table")
     assert attack("--write", str(document)) == 2
     assert f"no lines {page.BEGIN} and {page.END}" in capsys.readouterr().err
+    assert attack("--write", str(tmp_path)) == 2
+    assert f"{tmp_path}: cannot be read (a folder, not a file)" in capsys.readouterr().err
     assert attack("--level", "of") == 2
     assert "--level of: it is none of committee" in capsys.readouterr().err
