@@ -11,7 +11,8 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from aggregator_node.node import AggregatorNode, Masks
+from aggregator_node.masked_rounds import Masks
+from aggregator_node.node import AggregatorNode
 from stackelgrid.masks.sums import SumSettings
 from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.heartbeat import with_heartbeat

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from aggregator_node.masked_rounds import MaskedRounds, Masks
 from stackelgrid.calendar import Session
-from stackelgrid.masks.form import MaskedForm
-from stackelgrid.masks.roster import Roster
-from stackelgrid.masks.sums import CommitteeReplaced, GroupSums, SetUp, SetUpFailed, SumCollector, SumSettings
+from stackelgrid.masks.sums import CommitteeReplaced, GroupSums, SetUp, SetUpFailed
 from stackelgrid.node.limits import MemberLimits
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -32,23 +31,11 @@ from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link, RegistrarLink
-from stackelgrid.wire.masks import ListSignature, MaskedAnswer, MaskKeys, MaskShares, MaskSums, ShareReceipt
+from stackelgrid.wire.masks import ListSignature, MaskKeys, MaskShares, MaskSums, ShareReceipt
 from stackelgrid.wire.messages import AggregatorRoster, Body, Message, RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
-
-_OUTSIDE = "outside"
-"""The name under which a strategy finds the homes that are in no group."""
-
-
-@dataclass(frozen=True)
-class Masks:
-    """How the answers of the homes are masked: the game's form, the collector's settings, the body of a sum."""
-
-    form: MaskedForm
-    settings: SumSettings
-    body: type[Body]
 
 
 class AggregatorNode:
@@ -97,16 +84,7 @@ class AggregatorNode:
         self._coordinator = Coordinator(
             down, list(self._homes), policy, self._check_answer, self._limits.check_receipt, of_grid=of_grid
         )
-        self._masks = masks
-        self._sums = (
-            None
-            if masks is None
-            else SumCollector(down, masks.form, masks.settings, self._check_sum, self._reject_mask)
-        )
-        self._signal: Body | None = None  # the leader's, as long as masks are being set up for it
-        self._asked: Ask[Any] | None = None  # of the homes last, until there is a reply
-        self._finished: Round | None = None  # the round whose masks are being summed
-        self._again = 0  # how often the question was asked again, since there was no sum
+        self._masked = None if masks is None else MaskedRounds(down, masks, self._limits, self.mailbox)
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal
         self._inner_rounds = 0  # how many rounds with the homes that signal has led to
@@ -126,17 +104,8 @@ class AggregatorNode:
         self._left = {session: state for session, state in self._left.items() if session == before or session >= number}
         self._settings_now = self._settings.in_session(self._session, self._state)
         self._strategy = self._settings_now.strategy(self._session, self._homes)
-        self._has_groups = False  # with masks: whether it is for them
-
-    def _group(self, roster: Roster) -> None:
-        """Play the session with the sums of the groups of a roster; some homes may be in none."""
-        groups = {group: roster.count_homes(group) for group in roster.groups}
-        limits = {group: self._limits.add_limits(names) for group, names in roster.groups.items()}
-        known = {group: limit for group, limit in limits.items() if limit is not None}
-        outside = sum(self._homes.values()) - sum(groups.values())
-        of_strategy = {**groups, **({_OUTSIDE: outside} if outside else {})}
-        self._strategy = self._settings_now.group_strategy(self._session, of_strategy, known)
-        self._has_groups, self._outside = True, [_OUTSIDE] if outside else []
+        if self._masked is not None:
+            self._masked.begin_session()
 
     def _go_on_to(self, number: int, now: float) -> list[Action]:
         """Go on to the session of the leader's message, if it is another, with the members that it told for it."""
@@ -168,8 +137,8 @@ class AggregatorNode:
         )
         if self._roster is not None:
             self._keep_roster(last, self._roster)
-        if self._sums is not None and self._sums.roster is not None:
-            self._ledger.append({"session": last, "masks": self._sums.remember()})
+        if self._masked is not None and self._masked.collector.roster is not None:
+            self._ledger.append({"session": last, "masks": self._masked.collector.remember()})
 
     # --- the roster ---
 
@@ -236,7 +205,7 @@ class AggregatorNode:
         """Begin, or go on after a reconnect."""
         self._member.note_contact(now)
         presence = self._member.start(gathering=not self._has_gathered)
-        masks = [] if self._sums is None else self._sums.start()
+        masks = [] if self._masked is None else self._masked.collector.start()
         return self._perform([*presence, *self._coordinator.start(now), *masks], now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -256,15 +225,16 @@ class AggregatorNode:
             steps = self._member.receive(message)
             self._member.note_contact(now)
             return self._perform(steps, now)
-        if self._sums is not None and isinstance(message, _OF_MASKS):
-            return self._receive_masks(self._sums, message, now, len(payload)) if message.sender in self._homes else []
+        if self._masked is not None and isinstance(message, _OF_MASKS):
+            known = message.sender in self._homes
+            return self._receive_masks(self._masked, message, now, len(payload)) if known else []
         return self._perform(self._coordinator.receive(message, now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""
         if self._leave_by is not None:
             return self._leave_by
-        of_masks = None if self._sums is None else self._sums.next_deadline()
+        of_masks = None if self._masked is None else self._masked.collector.next_deadline()
         deadlines = (self._coordinator.next_deadline(), self._member.next_deadline(), of_masks)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -272,7 +242,7 @@ class AggregatorNode:
         """Act on the deadline."""
         if self._leave_by is not None:
             return self._leave() if now >= self._leave_by else []
-        masks = [] if self._sums is None else self._sums.tick(now)
+        masks = [] if self._masked is None else self._masked.collector.tick(now)
         return self._perform([*self._coordinator.tick(now), *self._member.tick(now), *masks], now)
 
     def _perform(self, steps: Sequence[object], now: float) -> list[Action]:
@@ -286,8 +256,8 @@ class AggregatorNode:
                     actions += self._begin(step, now)
                 case QuestionReceived():
                     actions += self._open(step, now)
-                case Round() if step.answers and self._sums is not None:
-                    actions += self._sum_up(self._sums, step, now)
+                case Round() if step.answers and self._masked is not None:
+                    actions += self._sum_up(self._masked, step, now)
                 case Round() if step.answers:
                     actions += self._continue(step, step.answers, step.held, step.excluded, step.closed_at)
                 case Round() | MembersLost():
@@ -299,8 +269,8 @@ class AggregatorNode:
                     self.progress.note_refusal(round_number, reason, final=final)
                 case SettlementAcknowledged():
                     actions += self._acknowledge(step, now)
-                case SetUp() | GroupSums() | CommitteeReplaced() | SetUpFailed():
-                    actions += self._on_masks(step, now)
+                case SetUp() | GroupSums() | CommitteeReplaced() | SetUpFailed() if self._masked is not None:
+                    actions += self._on_masks(self._masked, step, now)
         return actions
 
     def _begin(self, gathered: MembersGathered, now: float) -> list[Action]:
@@ -309,10 +279,10 @@ class AggregatorNode:
             _LOG.warning(gathered.describe("homes' processes"), extra={"data": {"absent": gathered.absent}})
         actions = [] if self._has_gathered else self._perform(self._member.start(), now)
         self._has_gathered = True
-        if self._signal is not None:
-            return [*actions, *self._set_masks_up(now)]
-        if self._finished is not None and self._sums is not None:
-            return [*actions, *self._sum_up(self._sums, self._finished, now)]
+        if self._masked is not None and self._masked.signal is not None:
+            return [*actions, *self._set_masks_up(self._masked, now)]
+        if self._masked is not None and self._masked.finished is not None:
+            return [*actions, *self._sum_up(self._masked, self._masked.finished, now)]
         if self._next_question is not None:
             question, self._next_question = self._next_question, None
             actions += self._ask_or_reply(question, now)
@@ -324,7 +294,7 @@ class AggregatorNode:
         if question.session > self._entered:
             self._opening = question
         actions = self._go_on_to(question.session, now)
-        if (question.session > 1 or self._sums is not None) and not self._coordinator.rounds:
+        if (question.session > 1 or self._masked is not None) and not self._coordinator.rounds:
             self._coordinator.skip_to(question.round - 1)  # without its ledger: homes know the numbers before
         self._drop_next_question()
         self._leader_round, self._inner_rounds = question.round, 0
@@ -335,9 +305,9 @@ class AggregatorNode:
         self.progress.start_round(question.round)
         if not self._homes:
             return actions  # the leader waits for no answer of an aggregator without homes
-        if self._sums is not None and not (self._has_groups and self._sums.is_set_up):
-            self._signal = question.body
-            return [*actions, *self._set_masks_up(now)]
+        if self._masked is not None and not self._masked.may_ask:
+            self._masked.signal = question.body
+            return [*actions, *self._set_masks_up(self._masked, now)]
         return [*actions, *self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)]
 
     def _continue(
@@ -352,7 +322,7 @@ class AggregatorNode:
         """Go on with the homes' answers, or with the sums of groups of them."""
         self._opening = None
         next_step = self.progress.work(self._strategy.on_answers, finished.body, answers, held, excluded)
-        if self._sums is None:
+        if self._masked is None:  # else that was written before its masks were summed
             self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
         account = {
             "round": self._leader_round,
@@ -370,10 +340,8 @@ class AggregatorNode:
     def _abandon(self, now: float) -> None:
         """Drop what is under way with the homes: the leader goes on."""
         self._coordinator.abandon(now)
-        self._signal = self._finished = self._asked = None
-        self._again = 0
-        if self._sums is not None:
-            self._sums.abandon()
+        if self._masked is not None:
+            self._masked.abandon()
 
     def _ask_or_reply(self, next_step: Ask[Any] | Reply[Any], now: float) -> list[Action]:
         if isinstance(next_step, Ask):
@@ -381,9 +349,11 @@ class AggregatorNode:
                 self._next_question = next_step  # asked once the new homes have come
                 return []
             self._inner_rounds += 1
-            self._asked = next_step
+            if self._masked is not None:
+                self._masked.asked = next_step
             return self._perform(self._coordinator.ask(next_step.body, now), now)
-        self._asked = None
+        if self._masked is not None:
+            self._masked.asked = None
         self._answered_round = self._leader_round
         actions = self._perform(self._member.answer(self._leader_round, next_step.body), now)
         if actions:
@@ -437,98 +407,78 @@ class AggregatorNode:
 
     # --- private sums ---
 
-    def _on_masks(self, event: SetUp | GroupSums | CommitteeReplaced | SetUpFailed, now: float) -> list[Action]:
+    def _on_masks(
+        self, masked: MaskedRounds, event: SetUp | GroupSums | CommitteeReplaced | SetUpFailed, now: float
+    ) -> list[Action]:
         """Respond to an event of the collector of sums; after a failure the leader's policy takes effect."""
         match event:
-            case SetUp():
-                return self._go_on_with_masks(event, now)
+            case SetUp(kept=kept):
+                return self._go_on_with_masks(masked, kept, now)
             case GroupSums():
-                return self._on_sums(event, now)
+                return self._on_sums(masked, event, now)
             case CommitteeReplaced(epoch):
                 _LOG.warning("committee replaced", extra={"data": {"round": self._leader_round, "epoch": epoch}})
             case SetUpFailed(reason):
                 _LOG.error("no private sums", extra={"data": {"round": self._leader_round, "cause": reason}})
         return []
 
-    def _receive_masks(self, sums: SumCollector, message: Message, now: float, size: int) -> list[Action]:
-        actions = self._perform(sums.receive(message, now, size), now)
+    def _receive_masks(self, masked: MaskedRounds, message: Message, now: float, size: int) -> list[Action]:
+        actions = self._perform(masked.collector.receive(message, now, size), now)
         if isinstance(message, MaskKeys):  # others than in the roster, perhaps
-            self._note_unable(sums)
+            self._coordinator.unable = masked.explain_missing(self._homes)
         return actions
 
-    def _note_unable(self, sums: SumCollector) -> None:
-        """Have rounds not wait for those who cannot answer in this session."""
-        self._coordinator.unable = sums.explain_missing(self._homes) if self._has_groups else {}
-
-    def _set_masks_up(self, now: float) -> list[Action]:
+    def _set_masks_up(self, masked: MaskedRounds, now: float) -> list[Action]:
         """Set a roster up with the members that are there, once they have gathered."""
-        if self._sums is None or not self._has_gathered or self._coordinator.is_gathering:
+        if not self._has_gathered or self._coordinator.is_gathering:
             return []
         there = {name: self._homes[name] for name in self._coordinator.list_expected(now)}
-        return self._perform(self._sums.set_up(self._session.number, there, now), now)
+        return self._perform(masked.collector.set_up(self._session.number, there, now), now)
 
-    def _go_on_with_masks(self, set_up: SetUp, now: float) -> list[Action]:
+    def _go_on_with_masks(self, masked: MaskedRounds, kept: bool, now: float) -> list[Action]:
         """Begin with the leader's signal, or ask again what another committee was asked about."""
-        assert self._sums is not None and self._sums.roster is not None
-        masks = self._sums.remember_session() if set_up.kept else self._sums.remember()
+        collector = masked.collector
+        masks = collector.remember_session() if kept else collector.remember()
         self._ledger.append({**self._of_session(), "masks": masks})
-        if not self._has_groups:
-            self._group(self._sums.roster)
-        self._note_unable(self._sums)
-        if self._signal is not None:
-            signal, self._signal = self._signal, None
+        self._form_groups(masked)
+        if masked.signal is not None:
+            signal, masked.signal = masked.signal, None
             return self._ask_or_reply(self.progress.work(self._strategy.open, signal), now)
-        if self._asked is None and self._finished is not None:  # it was finished before a restart
-            self._asked = Ask(self._finished.body)
-        return [] if self._asked is None else self._ask_or_reply(self._asked, now)
+        question = masked.take_question()
+        return [] if question is None else self._ask_or_reply(question, now)
 
-    def _sum_up(self, sums: SumCollector, finished: Round, now: float) -> list[Action]:
+    def _form_groups(self, masked: MaskedRounds) -> None:
+        """Play the session with the groups of the roster; rounds do not wait for homes that cannot answer."""
+        if not masked.has_groups:
+            self._strategy = masked.form_groups(self._settings_now, self._session, self._homes)
+        self._coordinator.unable = masked.explain_missing(self._homes)
+
+    def _sum_up(self, masked: MaskedRounds, finished: Round, now: float) -> list[Action]:
         """Have the masks of a finished round summed; first write it down, unless it is from before a restart."""
-        if finished is not self._finished:
+        if finished is not masked.finished:
             self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
-        self._finished = finished
-        answers = {name: body for name, body in finished.answers.items() if isinstance(body, MaskedAnswer)}
-        assert isinstance(finished.body, Body)
-        return self._perform(sums.open(finished.number, finished.body, answers, now), now) if sums.is_set_up else []
+        return self._perform(masked.sum_up(finished, now), now)
 
-    def _on_sums(self, sums: GroupSums, now: float) -> list[Action]:
-        """Go on with the sums of groups; without any, ask the homes again as often as a round has tries."""
-        assert self._sums is not None
-        finished, self._finished = self._finished, None
+    def _on_sums(self, masked: MaskedRounds, sums: GroupSums, now: float) -> list[Action]:
+        """Go on with the sums of groups; without any, ask the homes again."""
+        finished, masked.finished = masked.finished, None
         if finished is None:
             return []
         if not sums.answers:
-            self._again += 1
             _LOG.warning("no sums", extra={"data": {"round": self._leader_round, "not_summed": dict(sums.why)}})
-            return [] if self._again >= self._policy.tries else self._ask_or_reply(Ask(finished.body), now)
-        self._again = 0
-        self._ledger.append({**self._of_session(), "sums": _dump_sums(sums)})
-        excluded = [*sums.excluded, *self._outside]
-        messages, size = self._sums.take_traffic()
-        counted = {"messages": finished.messages + messages, "bytes": finished.bytes + size}
-        of_groups = {"not_summed": dict(sums.why)} if sums.why else {}
-        return self._continue(finished, sums.answers, sums.held, excluded, now, {**counted, **of_groups})
+            question = masked.ask_again(finished)
+            return [] if question is None else self._ask_or_reply(question, now)
+        self._ledger.append({**self._of_session(), "sums": masked.dump(sums)})
+        excluded, account = masked.list_excluded(sums), masked.describe(finished, sums)
+        return self._continue(finished, sums.answers, sums.held, excluded, now, account)
 
     def _check_answer(self, name: str, question: Body, body: Body) -> str | None:
         """Give the reason why an answer of a home is refused, or None."""
         reason = self._limits.check_answer(name, question, body)
-        if reason is not None or self._sums is None or not isinstance(body, MaskedAnswer):
-            return reason
-        reason = self._sums.find_objection(name, question, body)
-        if reason is not None:
-            self.mailbox.reject("refused", f"{name}/answer", reason)
-        return reason
-
-    def _reject_mask(self, kind: str, detail: str) -> None:
-        """Count what the collector refuses."""
-        self.mailbox.reject("masks", kind, detail)
-
-    def _check_sum(self, roster: Roster, group: str, question: Body, body: Body) -> str | None:
-        """Give the reason why the sum of a group is refused, or None."""
-        return self._limits.check_sum(group, roster.groups[group], question, body)
+        return reason if reason is not None or self._masked is None else self._masked.check_answer(name, question, body)
 
     def _leave(self) -> list[Action]:
-        masks = [] if self._sums is None else self._sums.leave()
+        masks = [] if self._masked is None else self._masked.collector.leave()
         farewell = (*masks, *self._coordinator.leave(), *self._member.leave())
         return [*(step for step in farewell if isinstance(step, Publish)), Finish()]
 
@@ -547,15 +497,15 @@ class AggregatorNode:
                 self._coordinator.recall(entry.get("number", entry.get("asked", 0)), entry.get("quarantined", {}))
             if "roster" in entry:
                 self._recall_roster(entry)
-            if "masks" in entry and self._sums is not None:
-                self._sums.recall(entry["masks"])
+            if "masks" in entry and self._masked is not None:
+                self._masked.collector.recall(entry["masks"])
         self._entered = last if entries else 0
         self._coordinator.begin_session(last, 0.0)
         self._begin_session(last)
         for entry in entries:
             if "state" not in entry and "roster" not in entry and entry.get("session", 1) == last:
                 next_step = self._replay_entry(entry, next_step)
-        if self._sums is not None and (self._finished is not None or self._signal is not None):
+        if self._masked is not None and (self._masked.finished is not None or self._masked.signal is not None):
             self._member.resume(self._leader_round, None, session=last)
         match next_step:
             case Ask():
@@ -567,60 +517,48 @@ class AggregatorNode:
 
     def _replay_entry(self, entry: Entry, next_step: Ask[Any] | Reply[Any] | None) -> Ask[Any] | Reply[Any] | None:
         """Take over an entry of the session under way; give what comes next, None where that has to do with masks."""
-        if "masks" in entry:
-            return self._recall_masks(next_step)
-        if "sums" in entry:
-            return self._recall_sums(entry["sums"])
+        masked = self._masked
+        if masked is not None and "masks" in entry:
+            return self._recall_masks(masked, next_step)
+        if masked is not None and "sums" in entry:
+            return self._recall_sums(masked, entry["sums"])
         if "signal" in entry:
             self._leader_round, self._inner_rounds = entry["round"], 0
             self._coordinator.skip_to(entry["asked"])
             signal = self._up.bodies.signal.model_validate(entry["signal"])
-            self._finished = None
-            if self._sums is None or self._has_groups:
+            if masked is None:
                 return self._strategy.open(signal)
-            self._signal = signal
-            return None
+            masked.finished, masked.signal = None, None if masked.has_groups else signal
+            return self._strategy.open(signal) if masked.has_groups else None
         finished = load_round(entry, self._down.bodies)
         self._inner_rounds += 1
         self._coordinator.resume(finished)
-        if self._sums is None:
+        if masked is None:
             return self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
-        self._finished = finished
+        masked.finished = finished
         return None
 
-    def _recall_masks(self, next_step: Ask[Any] | Reply[Any] | None) -> Ask[Any] | Reply[Any] | None:
+    def _recall_masks(
+        self, masked: MaskedRounds, next_step: Ask[Any] | Reply[Any] | None
+    ) -> Ask[Any] | Reply[Any] | None:
         """Take over that masks were set up: at the beginning of a session, or with another committee in a round."""
-        assert self._sums is not None and self._sums.roster is not None
-        if not self._has_groups:
-            self._group(self._sums.roster)
-        self._note_unable(self._sums)
-        if self._signal is not None:
-            signal, self._signal = self._signal, None
+        self._form_groups(masked)
+        if masked.signal is not None:
+            signal, masked.signal = masked.signal, None
             return self._strategy.open(signal)
-        if self._finished is not None:
-            finished, self._finished = self._finished, None
+        if masked.finished is not None:
+            finished, masked.finished = masked.finished, None
             return Ask(finished.body)
         return next_step
 
-    def _recall_sums(self, entry: Entry) -> Ask[Any] | Reply[Any]:
-        assert self._sums is not None and self._masks is not None and self._finished is not None
-        finished, self._finished = self._finished, None
-        answers = {group: self._masks.body.model_validate(body) for group, body in entry["answers"].items()}
-        sums = GroupSums(answers, tuple(entry["held"]), tuple(entry["excluded"]), entry["why"])
-        self._sums.recall_sums(sums)
-        return self._strategy.on_answers(finished.body, answers, sums.held, [*sums.excluded, *self._outside])
+    def _recall_sums(self, masked: MaskedRounds, entry: Entry) -> Ask[Any] | Reply[Any]:
+        finished, masked.finished = masked.finished, None
+        assert finished is not None
+        sums = masked.recall(entry)
+        return self._strategy.on_answers(finished.body, sums.answers, sums.held, masked.list_excluded(sums))
 
     def _recall_roster(self, entry: Entry) -> None:
         self._adopt_roster(entry["session"], AggregatorRoster.model_validate(entry["roster"]), 0.0)
 
 
 _OF_MASKS = (MaskKeys, MaskShares, ShareReceipt, ListSignature, MaskSums)
-
-
-def _dump_sums(sums: GroupSums) -> Entry:
-    return {
-        "answers": {group: body.model_dump(mode="json") for group, body in sums.answers.items()},
-        "held": list(sums.held),
-        "excluded": list(sums.excluded),
-        "why": dict(sums.why),
-    }
