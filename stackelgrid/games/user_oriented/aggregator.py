@@ -32,7 +32,7 @@ class UserOrientedAggregator:
         of_groups: bool = False,
         max_kw: Mapping[str, float] | None = None,
     ) -> None:
-        self._homes = homes
+        self._homes, self._of_groups = homes, of_groups
         limits = max_kw or {}
         self._foresight = {
             name: GroupForesight(best_responses=best_responses, max_kw=limits.get(name, np.inf))
@@ -62,6 +62,8 @@ class UserOrientedAggregator:
         ]
         load_only = [name for name in answers if name not in held and self._foresight[name].load_only]
         fixed = [name for name in load_only if self._foresight[name].fixed]
+        standing = {*held, *(fixed if self._of_groups else [])}  # the leader need not know why a group has no sum
+        known = [name for name in load_only if name not in standing]
         first, *others = [
             _add_up([each[number] for each in counted], bends=number < asked.sensitivities)
             for number in range(len(asked.prices))
@@ -75,10 +77,10 @@ class UserOrientedAggregator:
         ]
         body = LoadResponse(
             homes=sum(body.homes for body in answers.values()),
-            held=sum(answers[name].homes for name in held),
+            held=sum(answers[name].homes for name in standing),
             excluded=sum(self._homes[name] for name in excluded),
-            load_only=sum(answers[name].homes for name in load_only),
-            fixed=sum(answers[name].homes for name in fixed),
+            load_only=sum(answers[name].homes for name in known),
+            fixed=sum(answers[name].homes for name in fixed if name in known),
             load_kw=first.loads.tolist(),
             slope=None if first.slope is None else first.slope.tolist(),
             coupling=None if first.coupling is None else pack_coupling(first.coupling),

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
+from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price, compute_bending
 from stackelgrid.wire.arrays import Array
 
 _MISSED = 2.0
@@ -42,8 +42,13 @@ an adapter may round."""
 _OVERSTATED = 1.25
 """A group overstates when both ends of a step foretell more than so many times its bending. For truthful groups of 20
 of the shipped cases that is 1.00 times at most, for groups of five 1.01."""
+_STEEPEST_GROUP = 100.0
+"""No more than so many times its load a group is believed to bend while a price doubles. One home may be steeper."""
 _MOST_RISEN = 2
 """When the load of a group has risen so often along its price, an earlier one counts."""
+_MOST_RETURNED = 10
+"""When a group has been without a sum and had one again so often, its last one counts: with each the leader begins its
+search anew."""
 _LARGEST_RATIO = 1e6
 """A price that has fallen by more than that counts as one that has fallen by that."""
 
@@ -116,23 +121,24 @@ class Foresight:
 class GroupForesight:
     """What the sums of a group foretell of its next one, and what it counts with where it has none.
 
-    `load_only` says that it counts with a part of its sensitivity; `fixed` that its load does not follow from the price
-    and does not count any more: it goes on along what its last sum says, by no more than the `max_kw` that its
-    connections carry.
+    `load_only` says that it counts with a part of its sensitivity; `fixed` that its sums do not count any more, because
+    its load does not follow from the price, or they came and went too often: it goes on along the last one, by no more
+    than the `max_kw` that its connections carry.
     """
 
     def __init__(self, *, best_responses: bool = True, max_kw: float = np.inf) -> None:
         self._best_responses, self._max_kw = best_responses, max_kw
         self._asked: Price | None = None
         self._answer: LoadResponse
-        self._risen = 0
+        self._risen = self._returned = 0
+        self._is_missing = False
         self._least = 1.0  # the least part of what was foretold that came true over a step
         self._bent = self._foretold = 0.0  # over all steps that were judged
 
     @property
     def fixed(self) -> bool:
         """True when the group counts with what its last sum says."""
-        return self._risen >= _MOST_RISEN
+        return self._risen >= _MOST_RISEN or self._returned >= _MOST_RETURNED
 
     @property
     def load_only(self) -> bool:
@@ -141,15 +147,17 @@ class GroupForesight:
 
     def judge(self, asked: Price, answer: LoadResponse) -> list[LoadAt]:
         """Judge a fresh sum, and give what counts at each price that was `asked`."""
+        self._returned, self._is_missing = self._returned + self._is_missing, False
         if self._best_responses and self._asked is not None and not self.fixed:
             self._compare(np.array(asked.price), np.array(self._asked.price), answer)
         if self.fixed:
             return self._go_on(asked)
         self._asked, self._answer = asked, answer
-        return [self._believe(at) for at in answer.at_each_price()]
+        return self._believe(asked, answer)
 
     def stand_in(self, asked: Price, held: LoadResponse) -> list[LoadAt]:
-        """Give what counts at each price while the group has no sum: it goes on, from a sum that came too late too."""
+        """Give what counts at each price while the group has no sum."""
+        self._is_missing = True
         return [LoadAt(held.loads(), None, None)] * len(asked.prices) if self._asked is None else self._go_on(asked)
 
     def _compare(self, price: Array, before: Array, answer: LoadResponse) -> None:
@@ -166,22 +174,33 @@ class GroupForesight:
         if foretold > _OVERSTATED * max(bent, 0.0) + rounding:
             self._least = min(self._least, max(bent, 0.0) / foretold)
 
-    def _believe(self, at: LoadAt) -> LoadAt:
-        """Give a sum with the part of its sensitivity that comes true."""
-        if self._least == 1:
-            return at
-        # A load that does not follow from the price bends by chance over one step, less so over all.
-        part = min(max(self._bent, 0.0) / self._foretold, 1.0) if self._risen else self._least
-        slope, coupling = (None if each is None else part * each for each in (at.slope, at.coupling))
-        return LoadAt(at.loads, slope, coupling)
+    def _believe(self, asked: Price, answer: LoadResponse) -> list[LoadAt]:
+        """Give a sum at each price with the part of its sensitivity that comes true, or can."""
+        part = 1.0
+        if self._least < 1:
+            # A load that does not follow from the price bends by chance over one step, less so over all.
+            part = min(max(self._bent, 0.0) / self._foretold, 1.0) if self._risen else self._least
+        return [_scale(at, part, price) for at, price in zip(answer.at_each_price(), asked.prices, strict=True)]
 
     def _go_on(self, asked: Price) -> list[LoadAt]:
         """Give what the group would answer at each price `asked`, by its last sum."""
         assert self._asked is not None
-        at, *_ = map(self._believe, self._answer.at_each_price())
+        at, *_ = self._believe(self._asked, self._answer)
         slope = _find_secant(self._asked.prices, self._answer) if at.slope is None else at.slope
         first = np.array(self._asked.price)
         return [_extend(at.loads, slope, at.coupling, first, price, self._max_kw) for price in asked.prices]
+
+
+def _scale(at: LoadAt, part: float, price: Array) -> LoadAt:
+    """Give a part of a sensitivity, and no more than what bends the load by `_STEEPEST_GROUP` times its peak."""
+    if at.slope is None:
+        return at
+    bend = compute_bending(np.diag(at.slope) + (0.0 if at.coupling is None else at.coupling), price)
+    most = _STEEPEST_GROUP * max(float(np.max(np.abs(at.loads))), _LEAST_KW)
+    part = min(part, most / bend) if bend > 0 else part
+    if part == 1:
+        return at
+    return LoadAt(at.loads, part * at.slope, None if at.coupling is None else part * at.coupling)
 
 
 def _extend(loads: Array, slope: Array, coupling: Array | None, first: Array, price: Array, max_kw: float) -> LoadAt:

@@ -189,11 +189,11 @@ def test_group_may_bend_more_than_it_foretells() -> None:
 def test_group_whose_load_rises_along_its_price_goes_on_from_an_earlier_one() -> None:
     rounds = [bends(10.0 + number, 50.0 + 2 * number, 0.0) for number in range(4)]
     total = in_group(*rounds)
-    assert (total.load_only, total.fixed, total.load_kw) == (20, 20, [52.0, 52.0])
+    assert (total.load_only, total.fixed, total.held, total.load_kw) == (0, 0, 20, [52.0, 52.0])
     # Where it has bent before by half of what it says, it goes on with that: by 5 kW, and then up by 1 in two rounds.
     bent = [bends(10.0, 50.0, -10.0), bends(9.0, 55.0, -10.0), bends(9.1, 55.5, -10.0), bends(9.0, 54.5, -10.0)]
     total = in_group(*bent, bends(9.1, 56.0, -10.0))
-    assert total.fixed == 20 and total.slope is not None
+    assert total.held == 20 and total.slope is not None
     assert total.slope[0] == pytest.approx(-10 * (5 - 0.05 - 0.1) / (10 + 3 * 0.1), rel=0.05)
 
 
@@ -202,7 +202,7 @@ def test_load_at_random_costs_a_group_none_of_its_sensitivity() -> None:
     random = np.random.default_rng(27)
     prices = [10.0, 8.0, *random.uniform(7.9, 8.1, 10)]
     total = in_group(*[bends(price, 100 - 5 * price + random.uniform(-1, 1), -5.0) for price in prices])
-    assert total.fixed == 20 and total.slope is not None
+    assert total.held == 20 and total.slope is not None
     assert -5.5 < total.slope[0] < -4
 
 
@@ -234,6 +234,18 @@ def test_group_without_a_sum_goes_on_by_its_loads_where_it_tells_no_sensitivity(
         (Price(price=[10.0, 10.0], sensitivities=0), body.model_copy(update={"other_loads_kw": None})), missing=(later,)
     )
     assert alone.load_kw == [50.0, 50.0]
+
+
+def test_group_whose_sums_come_and_go_counts_with_the_last() -> None:
+    """It may be kept out of every other round on purpose, and each time the leader would begin anew."""
+    aggregator = UserOrientedAggregator({"group 1": 20}, of_groups=True)
+    asked, body = bends(10.0, 5.0, -1.0)
+    group = {"group 1": body.model_copy(update={"homes": 20})}
+    held = []
+    for number in range(24):
+        missing = ("group 1",) if number % 2 else ()
+        held.append(aggregator.on_answers(asked, group, missing, ()).body.held)
+    assert held == [0, 20] * 10 + [20] * 4
 
 
 @pytest.mark.parametrize("price", [1e-3, -50.0, 1e6])
