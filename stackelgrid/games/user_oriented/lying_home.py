@@ -6,8 +6,8 @@ beside it, the same bytes each time.
 An aggregator refuses an answer of more power than a home's connection carries, or of what no home can mean. Here one
 home of the shipped `user_oriented` case answers with k times its load and k times its sensitivity, from k = 0 to the
 most that its connection carries. It then consumes what it truthfully wants at the price that results. Then a home lies
-about its load alone, or about its sensitivity alone. Money is cents a day, prices cents per kWh, both from runs in
-memory through the real nodes.
+about its load alone, or about its sensitivity alone, also in a group whose answers are masked. Money is cents a day,
+prices cents per kWh, both from runs in memory through the real nodes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+import emc_node.config
+from emc_node.config import EmcConfig
 from stackelgrid.faults.lies import falsify
 from stackelgrid.faults.plan import FaultPlan, Lie
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.home.model import Elastic, Satisfaction
 from stackelgrid.games.user_oriented.leader import fixed_balance
-from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.node.private_sums import draw_from_seed
+from stackelgrid.node.protocol import RunNode
 from stackelgrid.parent_process import end_with_parent
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import Publish
 
 if TYPE_CHECKING:
@@ -66,6 +72,12 @@ _SINGLE: dict[str, tuple[Literal["load", "slope", "coupling"], float]] = {
     "coupling +10^6 in each hour": ("coupling", 1e6),
 }
 """Lies about the sensitivity alone, in words for the page: the fault's `how` and `factor`, kW per cent per kWh."""
+_GROUP = 20
+"""So many homes are a group under masks."""
+_REFUSED, _ONE_OF = "no sum", "; it is one of "
+"""What counts of a group whose sum is refused, and how its homes are named then."""
+_LESS = 0.95
+"""Where a load in a group is refused, this part of it is tried."""
 _BANDS = ((0.99, 1.01), (0.9, 1.0), (0.9, 1.1), (0.81, 0.99), (1.0, 1.1), (0.99, 1.21))
 """Pretended homes draw all up to the first of these, times the truthful price, and nothing from the second one on."""
 _COLORS = ("#0072b2", "#d55e00", "#009e73")
@@ -117,6 +129,17 @@ adds them up. The aggregator of a run holds answers against what is possible:
 - Once a home counts in another way, the leader begins its search anew. It never settles on a price only because it
   found no next one.
 
+**In a group.** Under [masks](privacy.md) an aggregator sees the sums of groups of homes, here of {group}. The same lies
+are told by a home that masks whatever it likes, in the same case with one aggregator:
+
+- A sum is held against what the connections of the group carry together. A home may claim what they have left.
+- Where a sum is refused, the record of the round names the homes of the group: one of them has lied, and nothing shows
+  which. The group counts as it did before. Where it has never had a sum, it does not count at all.
+- A group whose load bends less than four fifths of what it says at both ends of a step counts with that part of its
+  sensitivity, and is named. Counted with its load alone, as a home is, a group would take the sensitivity of all its
+  homes with it: the stackelberg leader then asked four times as much.
+- A group whose load rises along its price twice counts along an earlier sum, and is named.
+
 These statements follow from the model and hold in every run (derived):
 
 - Where all homes are alike no *k* changes the price: the charge on deviation is per mean kW of the baseline load
@@ -143,13 +166,16 @@ its utility. The utility shows it.
 - `storage_market`: a home that claims to want to move or to save, that offers what it does not do or what costs more,
   or changes its schedule or what it used to draw at random, moves the price no further than its load can. The market
   settles. Still open: a battery that discloses less power, room or efficiency than it has weakens the fleet of its
-  aggregator, which follows the weakest.
+  aggregator, which follows the weakest. Under masks it weakens its group's, and is not known by name.
 - `prosumer`: a home that answers at random counts with an earlier answer, and the others settle. One that provides next
   to nothing makes others provide less, since they bear the more the less it does. So does an honest one.
 - `load_call`: a home shifts at most what it is called for, and gives its limit once.
 
 ## Limits
 
+- Under masks nothing tells which home of a group lies. A home can keep its group out of every sum. A load that rises
+  with the price by more than the rest of the group falls can move the price further than the tables show. What helps is
+  the meter afterwards.
 - One liar, one way of lying, the same *k* in all rounds and hours. Not covered: a home that moves its answer from one
   hour to another, that answers the baseline round differently from the others, or that lies together with others.
 - A home may pretend to be another one, with the load and the sensitivity of that at every price. Nothing tells it from
@@ -209,6 +235,21 @@ class SingleLie(NamedTuple):
     about_load: bool
     believed: Move
     played: Move
+
+
+class InGroup(NamedTuple):
+    """A lie told in a group under masks: the `move` of the price, what was `found`, and the `group` that was named."""
+
+    move: Move
+    found: str
+    group: tuple[str, ...]
+
+
+class GroupLie(NamedTuple):
+    """A lie in `words`, told in a group."""
+
+    words: str
+    played: InGroup
 
 
 class Pretence(NamedTuple):
@@ -279,6 +320,38 @@ class TruthfulRun:
             SingleLie(words, lie.how == "load", self._believe(home, lie), self._play_single(lie)) for words, lie in told
         ]
 
+    def play_group_lies(self, home: str) -> list[GroupLie]:
+        """Play the same lies in a group, and that of as large a load as the group's connections leave room for."""
+        told = [GroupLie(words, self.play_in_group(_lie(home, how, of))) for words, (how, of) in _SINGLE.items()]
+        group = next(lie.played.group for lie in told if lie.played.group)
+        connections = {name: self.scenario.connection_kw(self.homes[name]) for name in group}
+        others = [HomeProblem(self.homes[name]) for name in group if name != home]
+        loads = [np.sum([each.answer(price).load for each in others], axis=0) for price in self._prices]
+        most = sum(connections.values()) - float(np.max(loads))
+        while (largest := self.play_in_group(_lie(home, "load", most))).found == _REFUSED:
+            most *= _LESS
+        nothing, full = (self.play_in_group(_lie(home, "load", load)) for load in (0.0, connections[home]))
+        words = ("no load", "load of the connection in each hour", "as large a load as passes")
+        return [*map(GroupLie, words, (nothing, full, largest)), *told]
+
+    def play_in_group(self, lie: Lie) -> InGroup:
+        """Play a run under masks with a home that masks a lie; its software does not keep to its own limits."""
+        content = self.scenario.model_dump(by_alias=True) | {
+            "population": None,
+            "homes": [home.model_dump() for home in self.homes.values()],
+            "aggregators": 1,
+            "privacy": {"sums": "committee", "minimum_group": min(_GROUP, len(self.homes) // 2)},
+        }
+        masked = type(self.scenario).model_validate(content)
+        run = in_memory.MemoryRun(masked)
+        config = next(each for each in build_node_configs(masked, run="memory").homes if each.name == lie.node)
+        run.builds[config.name] = partial(_build_liar, config, lie, run.run_record, masked.seed)
+        run_record = run.finish(run.transport.run([build(False) for build in run.builds.values()]))
+        move = self._move(
+            run_record.rounds[-1]["price"], len(run_record.rounds), bool(run_record.conclusion["settled"])
+        )
+        return InGroup(move, *_find_what_was_found(run_record))
+
     def _play_single(self, lie: Lie) -> Move:
         run_record = in_memory.play(self.scenario, plan=FaultPlan(faults=[lie]))
         return self._move(
@@ -346,6 +419,48 @@ class TruthfulRun:
         return effect
 
 
+class _Liar:
+    """The strategy of a home that lies before its answer is masked."""
+
+    quick = True
+
+    def __init__(self, homes: Sequence[Home], lie: Lie) -> None:
+        self._truth, self._lie = UserOrientedHomes(homes), lie
+
+    def answer(self, signal: Price) -> LoadResponse:
+        """Answer with a lie."""
+        return _falsify(self._lie, self._truth.answer(signal))
+
+    def settle(self, settlement: Price) -> dict[str, Any]:
+        """Consume what the home truthfully wants."""
+        return self._truth.settle(settlement)
+
+
+def _build_liar(config: EmcConfig[Any], lie: Lie, run_record: RunRecord, seed: int, lose_state: bool) -> RunNode:
+    return emc_node.config.assemble(
+        config.model_copy(update={"max_kw": None}),
+        run_record.add_schedules,
+        draw=draw_from_seed(seed, config.name),
+        create=lambda homes, session: _Liar(homes, lie),
+    )
+
+
+def _find_what_was_found(run_record: RunRecord) -> tuple[str, tuple[str, ...]]:
+    """Find what counts of a group in which a lie was found, and the names of its homes where its sum was refused."""
+    records = run_record.aggregator_rounds
+    refused = [why for record in records for why in record.get("not_summed", {}).values()]
+    if refused:
+        named = next((why.partition(_ONE_OF)[2] for why in refused if _ONE_OF in why), "")
+        return _REFUSED, tuple(named.split(", ")) if named else ()
+    if any(record.get("fixed") for record in records):
+        return "an earlier sum", ()
+    return ("a part of its sensitivity" if any(record.get("load_only") for record in records) else "all", ())
+
+
+def _lie(home: str, how: Literal["load", "slope", "coupling"], factor: float) -> Lie:
+    return Lie(kind="lie", node=home, how=how, factor=factor)
+
+
 def _falsify(lie: Lie, answer: LoadResponse) -> LoadResponse:
     """Change an answer as the fault does on its way."""
     message = Publish("home/answer", json.dumps({"body": answer.model_dump(mode="json", exclude_none=True)}).encode())
@@ -355,7 +470,8 @@ def _falsify(lie: Lie, answer: LoadResponse) -> LoadResponse:
 
 class Lies(NamedTuple):
     """The lies of one home: `nothing` at all and the `most` that is accepted; of example homes those `between`, one
-    `beyond`, the `single` ones about load or sensitivity alone, and the `pretences` to be another home."""
+    `beyond`, the `single` ones about load or sensitivity alone, and the `pretences` to be another home; of the median
+    one those told `in_group`."""
 
     nothing: Effect
     most: Effect
@@ -363,6 +479,7 @@ class Lies(NamedTuple):
     beyond: Effect | None = None
     single: tuple[SingleLie, ...] = ()
     pretences: tuple[Pretence, ...] = ()
+    in_group: tuple[GroupLie, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -400,8 +517,10 @@ def play_lies(overrides: tuple[str, ...], home: str, is_example: bool) -> Lies:
     factors = [most.factor * step / _STEPS for step in range(1, _STEPS)]
     between = tuple(truthful.play_lie(home, factor) for factor in factors)
     beyond = truthful.play_lie(home, _BEYOND * most.factor)
+    single = tuple(truthful.play_single_lies(home))
+    in_group = tuple(truthful.play_group_lies(home)) if home == choose_examples(truthful.scenario)[1] else ()
     pretences = tuple(truthful.play_pretence(home, low, high) for low, high in _BANDS)
-    return Lies(nothing, most, between, beyond, tuple(truthful.play_single_lies(home)), pretences)
+    return Lies(nothing, most, between, beyond, single, pretences, in_group)
 
 
 def choose_examples(scenario: Scenario) -> tuple[str, str, str]:
@@ -449,11 +568,13 @@ def write_page(findings: Sequence[Findings], figure: str) -> str:
     """Write docs/lying-home.md, with its figure at the path `figure`."""
     tables = "\n".join(
         f"## {each.objective}\n\n{_summarize(each)}\n\n{_tabulate(each)}\n\n{_tabulate_single(each)}\n\n"
-        f"{_tabulate_pretences(each)}\n"
+        f"{_tabulate_group_lies(each)}\n\n{_tabulate_pretences(each)}\n"
         for each in findings
     )
     homes = len(findings[0].lies)
-    return f"{_QUESTION.format(homes=homes)}\n![What a lie does]({figure})\n\n{_FIGURE}\n{tables}\n{_LIMITS}"
+    return (
+        f"{_QUESTION.format(homes=homes, group=_GROUP)}\n![What a lie does]({figure})\n\n{_FIGURE}\n{tables}\n{_LIMITS}"
+    )
 
 
 def _summarize(findings: Findings) -> str:
@@ -522,6 +643,28 @@ def _tabulate_single(findings: Findings) -> str:
         "brackets the rounds that it took. "
         f"Believed, a lie moves the price of an hour by up to {100 * believed:.0f} %. In the run, one about the "
         f"sensitivity moves it by at most {played:.2f} times what the same home can do with its load alone."
+    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(textwrap.wrap(told, 120, break_on_hyphens=False)) + f"\n\n{table}"
+
+
+def _tabulate_group_lies(findings: Findings) -> str:
+    """Tabulate the lies that the median example tells in a group, beside those that it tells without masks."""
+    name = findings.examples[1]
+    lies, alone = findings.lies[name].in_group, {lie.words: lie.played for lie in findings.lies[name].single}
+    header = ["price, largest %", "without masks", f"in a group of {_GROUP}", "of the group counts"]
+    rows = [
+        [lie.words, _move(alone[lie.words]) if lie.words in alone else "", _move(lie.played.move), lie.played.found]
+        for lie in lies
+    ]
+    lines = (header, ["---"] * len(header), *rows)
+    loads, sensitivities = (
+        max(lie.played.move.price_max for lie in lies if (lie.words in _SINGLE) is about) for about in (False, True)
+    )
+    told = (
+        f"**In a group.** {name}, median, tells the same under masks. Lies about the sensitivity move the price of an "
+        f"hour by up to {100 * sensitivities:.3g} %, those about the load by up to {100 * loads:.3g} %: a home may "
+        "claim what the connections of its whole group leave."
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n".join(textwrap.wrap(told, 120, break_on_hyphens=False)) + f"\n\n{table}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.faults.plan import FaultPlan, Lie
 from stackelgrid.games.user_oriented import lying_home
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.lying_home import (
@@ -16,6 +16,8 @@ from stackelgrid.games.user_oriented.lying_home import (
     OBJECTIVES,
     Effect,
     Findings,
+    GroupLie,
+    InGroup,
     Lies,
     Move,
     Pretence,
@@ -165,6 +167,10 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
                 SingleLie("slope × 10", False, Move(0.5, 40, False), Move(0.03, 7, True)),
             ),
             (Pretence(0.9, 1.0, Move(0.1, 31, True), Move(0.006, 15, True), -1345.25),),
+            (
+                GroupLie("no load", InGroup(Move(0.0305, 6, True), "all", ())),
+                GroupLie("slope × 10", InGroup(Move(0.0175, 9, True), "a part of its sensitivity", ())),
+            ),
         )
         for name, nothing, most in (("a", 4.0, -4.0), ("b", 1.0, -1.0), ("c", -1.0, 2.5), ("d", -1.0, -0.1))
     }
@@ -178,6 +184,10 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
     assert "the price of an hour by up to 50 %. In the run, one about the sensitivity moves it by at most 0.75" in page
     assert "| slope × 10 |" + 3 * " 50.000 (not settled in 40) | 3.000 (7) |" in page
     assert "| 0.9 | 1 | 10.000 (31) | 0.600 (15) | -1345.250 |" in page
+    assert "| slope × 10 | 3.000 (7) | 1.750 (9) | a part of its sensitivity |" in page
+    assert (
+        "about the sensitivity move the price of an hour by up to 1.75 %, those about the load by up to 3.05 %" in page
+    )
     picture = lying_home.draw([findings])
     assert picture == lying_home.draw([findings]) and picture.startswith(b"\x89PNG")
 
@@ -239,3 +249,26 @@ def test_pretended_home_moves_the_price_no_further_than_its_load_does(objective:
         assert pretence.told.price_max > pretence.load_alone.price_max and pretence.leader < 0
     else:  # convex: the load alone leads to the same price
         assert pretence.told.price_max == pytest.approx(pretence.load_alone.price_max, rel=1e-2)
+
+
+def test_group_of_a_liar_is_named_and_its_sensitivity_moves_the_price_less_than_its_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truthful = TruthfulRun(load("user_oriented", [*TWENTY, "leader.objective=stackelberg"]))
+    monkeypatch.setattr(lying_home, "_SINGLE", {"steep": ("slope", 1e3), "rising": ("coupling", 1e6)})
+    nothing, full, largest, steep, rising = truthful.play_group_lies("h03")
+    assert rising.played.found == "no sum" and "h03" in rising.played.group and len(rising.played.group) == 10
+    assert steep.played.found == "a part of its sensitivity"
+    assert [lie.played.found for lie in (nothing, full, largest)] == ["all"] * 3
+    assert all(lie.played.move.settled for lie in (nothing, full, largest, steep, rising))
+    assert max(full.played.move.price_max, steep.played.move.price_max) < largest.played.move.price_max
+
+
+def test_shipped_page_has_what_a_lie_in_a_group_does() -> None:
+    shipped = TruthfulRun(load("user_oriented", ["leader.objective=stackelberg"]))
+    home = lying_home.choose_examples(shipped.scenario)[1]
+    section = DOC.read_text().partition("## stackelberg\n")[2].partition("**In a group.**")[2]
+    lie = Lie(kind="lie", node=home, how="slope", factor=10)
+    row = next(line for line in section.splitlines() if line.startswith("| slope × 10 |"))
+    found = shipped.play_in_group(lie)
+    assert row.strip("| ").split(" | ")[2:] == [write_move(found.move), found.found]
