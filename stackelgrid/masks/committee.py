@@ -119,8 +119,9 @@ class CommitteeMember:
     def _require_same_roster(self, proposed: MaskList, session: int) -> None:
         if (proposed.roster, proposed.epoch) != (self._roster.digest, self._epoch):
             raise ListRefusedError("the list is of another roster or committee")
-        if proposed.session != session or session < self._session:
-            raise ListRefusedError(f"the list is of session {proposed.session}, this one is {session}")
+        now = max(session, self._session)
+        if proposed.session != session or session < now:
+            raise ListRefusedError(f"the list is of session {proposed.session}, this one is {now}")
 
     def _require_whole_groups(self, proposed: MaskList) -> None:
         if unknown := proposed.nonces.keys() - self._roster.parties.keys():

@@ -805,6 +805,18 @@ def test_member_remembers_over_a_restart_what_it_has_signed(case: Case) -> None:
     assert case.give(case.quorum) == before
 
 
+def test_member_remembers_over_a_restart_in_which_session_it_has_signed(case: Case) -> None:
+    """It has not answered in it, and so does not know of it otherwise."""
+    network = case.network
+    network.parties[case.member].begin_session(2)
+    assert case.sign(case.changed(session=2)) is not None
+    network.kill(case.member)
+    network.start(case.member)
+    network.run()
+    assert case.sign(case.changed(round=ROUND + 2)) is None
+    assert network.refusals("list")[-1] == "the list is of session 1, this one is 2"
+
+
 def test_member_remembers_what_it_has_signed_in_another_committee(case: Case) -> None:
     """Otherwise an aggregator goes on to another committee and back, and has two lists signed."""
     network = case.network
