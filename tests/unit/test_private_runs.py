@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -269,6 +270,27 @@ def calm() -> Played:
 @functools.cache
 def exact() -> RunRecord:
     return without_masks(street())
+
+
+def test_home_has_saved_what_it_signs_and_answers_before_anybody_hears_of_it() -> None:
+    """What it would forget over a restart, two lists are signed for, or two rosters answered under."""
+    run, below = MemoryRun(street()), "stackelgrid/memory/a1"
+    heard: list[tuple[Any, Any]] = []  # what was said, what its sender had saved then
+
+    def receive(topic: str, payload: bytes, now: float) -> Any:
+        if topic == f"{below}/signal":
+            return [] if payload else finish()
+        said = json.loads(payload)
+        saved = run._memories[said["sender"]]["masks"]["party"]
+        if topic.endswith("/answer"):
+            heard.append((said["body"]["roster"], saved["answered"]))
+        else:
+            heard.append(((said["round"], said["digest"]), (saved["signed"]["round"], saved["signed"]["digest"])))
+        return []
+
+    tap = Scripted("tap", [f"{below}/signal", f"{below}/+/answer", f"{below}/+/signature"], receive=receive)
+    run.finish(run.transport.run([tap, *(build(False) for build in run.builds.values())]))
+    assert len(heard) > 17 and all(said == saved for said, saved in heard)
 
 
 def crash(node: str, *, lose: bool = False, **of_fault: Any) -> dict[str, Any]:
