@@ -14,7 +14,7 @@ LARGEST_SUM = 2.0 ** (63 - FRACTION_BITS)
 """A sum of this size, or of minus this, has no place any more."""
 
 _ROUNDING = 1 + 1e-3
-"""A number may exceed its bound by a thousandth, as an answer may that is not masked."""
+"""A number may exceed its bound by a thousandth, as an answer may that is not masked: devices round to watts."""
 
 
 class FixedPointRangeError(ValueError):

@@ -9,10 +9,8 @@ from stackelgrid.masks.roster import weigh
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import Game
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, PrivacySettings
+from stackelgrid.wire.masks import COMMITTEE
 from stackelgrid.wire.messages import Body
-
-LEAST_PROCESSES = 5
-"""So many homes' processes of an aggregator are a committee."""
 
 
 def check_keys(privacy: PrivacySettings, game: Game) -> None:
@@ -54,9 +52,9 @@ def check_masks(privacy: PrivacySettings, rounds: Rounds, households: Mapping[st
                 f"aggregators: {name} has {homes} homes, a sum is of privacy.minimum_group {privacy.minimum_group} or "
                 "more; lower aggregators or privacy.minimum_group, or set privacy.sums to off"
             )
-        if len(processes) < LEAST_PROCESSES:
+        if len(processes) < COMMITTEE:
             raise ValueError(
-                f"homes_per_process: {name} has {len(processes)} processes, of which {LEAST_PROCESSES} know the masks; "
+                f"homes_per_process: {name} has {len(processes)} processes, of which {COMMITTEE} know the masks; "
                 "lower it, or set privacy.sums to off"
             )
         if weigh(map(len, processes), privacy.minimum_group) < privacy.minimum_group:

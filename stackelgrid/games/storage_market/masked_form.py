@@ -22,8 +22,6 @@ from stackelgrid.masks.form import Shape
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.messages import Body
 
-_ROUNDING = 1 + 1e-3
-"""An answer may exceed the connection by a thousandth: meters and devices round to watts."""
 _LARGEST_CAPACITY = 1e9
 _BITS, _COUNTS = 10, 5
 """The bits of a count, so that 1023 processes of a group may have batteries, and the counts in a number."""
@@ -107,7 +105,7 @@ class MarketForm:
         """Give the most that each number can be in size: loads by the connection of `max_kw`, counts by one process."""
         slots = shape[0]
         most = np.full(self.count(shape), _LEAST_COUNT * 2.0 ** (_BITS * (_COUNTS - 1)))
-        kw = np.inf if max_kw is None else _ROUNDING * max_kw
+        kw = np.inf if max_kw is None else max_kw
         most[: 5 * slots] = kw
         most[5 * slots : 5 * slots + 4] = kw * slots, 1.0, 1.0, _LARGEST_CAPACITY
         return most

@@ -16,8 +16,6 @@ from stackelgrid.masks.form import Shape
 from stackelgrid.wire.arrays import Array, PackedArray
 from stackelgrid.wire.messages import Body
 
-_ROUNDING = 1 + 1e-3
-"""An answer may exceed the connection by a thousandth: meters and devices round to watts."""
 _MOST_HOMES = 100_000
 """No process has more."""
 _RISES = 1e-6
@@ -74,11 +72,11 @@ class LoadForm:
             return most
         rows, columns = np.tril_indices(shape[0])
         for part, price in zip(_list_parts(shape), np.abs(question.prices), strict=True):
-            most[part.load] = _ROUNDING * max_kw
+            most[part.load] = max_kw
             if part.slope is None or part.coupling is None:
                 continue
             with np.errstate(divide="ignore"):
-                steepest = _ROUNDING * STEEPEST * max_kw / np.maximum(price, price.max() / 100)
+                steepest = STEEPEST * max_kw / np.maximum(price, price.max() / 100)
             most[part.slope] = steepest
             most[part.coupling] = np.minimum(steepest[rows], steepest[columns])
         return most
