@@ -17,7 +17,7 @@ import pytest
 
 from stackelgrid.masks.fixed_point import FixedPointRangeError, read_numbers, write_words
 from stackelgrid.masks.form import Shape, Words
-from stackelgrid.masks.keys import PartyKeys, commit_to
+from stackelgrid.masks.keys import PartyKeys, commit_to, draw_mask
 from stackelgrid.masks.party import Party, PartySettings
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, SUBSETS, Roster, list_subsets
 from stackelgrid.masks.sums import CommitteeReplaced, GroupSums, SetUp, SetUpFailed, SumCollector, SumSettings
@@ -326,6 +326,21 @@ def test_masked_words_alone_look_uniform_and_no_two_have_the_same_mask() -> None
     expected = words.size * 8 / 256
     spread = np.sum((counts - expected) ** 2 / expected)  # chi-square with 255 degrees: 255 on average, 23 up or down
     assert 165 < spread < 345
+
+
+def test_masks_keys_and_boxes_are_for_one_thing_each() -> None:
+    """Otherwise a list that names another question, round, session or home has masks that come off."""
+    roster = Roster("run", "a1", "0" * 64, 5, {})
+    others = [replace(roster, run="s"), replace(roster, aggregator="a2"), replace(roster, digest="1" * 64)]
+    mask = (0, 1, 2, "question", "nonce", "h1")
+    changed_masks = [(*mask[:place], other, *mask[place + 1 :]) for place, other in enumerate((9, 8, 7, "x", "y", "z"))]
+    contexts = [each.of_mask(*mask) for each in (roster, *others)] + [roster.of_mask(*each) for each in changed_masks]
+    contexts += [each.of_subset(0, 1) for each in (roster, *others)] + [roster.of_subset(1, 1), roster.of_subset(0, 2)]
+    boxes = [(0, "h1", "h2"), (1, "h1", "h2"), (0, "h3", "h2"), (0, "h1", "h3"), (0, "h2", "h1")]
+    contexts += [roster.of_box(*box) for box in boxes]
+    masks = [draw_mask(bytes(32), context, 2).tobytes() for context in contexts]
+    masks += [draw_mask(bytes([1] * 32), contexts[0], 2).tobytes()]
+    assert len(set(masks)) == len(masks) == 22
 
 
 def test_two_members_miss_a_part_of_each_mask_and_three_have_all() -> None:
