@@ -35,7 +35,7 @@ from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.tls import Tls
 
 RUN = "street"
-DAYS = 60
+DAYS = 90
 """Far more than are played."""
 
 
@@ -227,7 +227,9 @@ class Grid:
         words = ["emc_node", "init", "--enrol", f"mqtts://localhost:{self.counter.port}", "--ca", str(self.ca)]
         words += ["--name", name, "--home", str(place / "home.json"), "--to", str(place / "etc")]
         asking = subprocess.Popen(
-            [sys.executable, "-m", *words, "--state", str(place / "state")], stdout=subprocess.DEVNULL
+            [sys.executable, "-m", *words, "--state", str(place / "state")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         until(lambda: any(each.name == name for each in self.authority.requests))
         self.authority.approve(name, "operator")
