@@ -338,9 +338,10 @@ def test_masks_keys_and_boxes_are_for_one_thing_each() -> None:
     contexts += [each.of_subset(0, 1) for each in (roster, *others)] + [roster.of_subset(1, 1), roster.of_subset(0, 2)]
     boxes = [(0, "h1", "h2"), (1, "h1", "h2"), (0, "h3", "h2"), (0, "h1", "h3"), (0, "h2", "h1")]
     contexts += [roster.of_box(*box) for box in boxes]
+    contexts += [roster.of_commitment(*whose) for whose in ((0, "h1"), (1, "h1"), (0, "h2"))]
     masks = [draw_mask(bytes(32), context, 2).tobytes() for context in contexts]
     masks += [draw_mask(bytes([1] * 32), contexts[0], 2).tobytes()]
-    assert len(set(masks)) == len(masks) == 22
+    assert len(set(masks)) == len(masks) == 25
 
 
 def test_two_members_miss_a_part_of_each_mask_and_three_have_all() -> None:
@@ -856,24 +857,6 @@ def test_masks_do_not_come_off_where_a_list_names_another_question_or_nonce(case
         assert given is not None
         for one, another in zip(true.sums, given.sums, strict=True):
             assert (one.words_array() != another.words_array()).all()
-
-
-def test_each_part_of_a_context_has_another_key_and_another_mask() -> None:
-    roster = Roster("run", "a1", "0" * 64, 5, {})
-    others = [replace(roster, run="x"), replace(roster, aggregator="x"), replace(roster, digest="1" * 64)]
-    asked: dict[str, tuple[Any, ...]] = {
-        "of_mask": (0, 1, 2, "question", "nonce", "h1"),
-        "of_box": (0, "h1", "h2"),
-        "of_commitment": (0, "h1"),
-        "of_subset": (0, 1),
-    }
-    contexts = []
-    for kind, parts in asked.items():
-        contexts += [getattr(each, kind)(*parts) for each in (roster, *others)]
-        for place, part in enumerate(parts):
-            changed_part = part + 7 if isinstance(part, int) else f"other {part}"
-            contexts.append(getattr(roster, kind)(*parts[:place], changed_part, *parts[place + 1 :]))
-    assert len(set(contexts)) == len(contexts)
 
 
 # --- rosters that a home refuses ---
