@@ -64,7 +64,8 @@ def describe_round(record: Mapping[str, Any], asked: int | None = None) -> Itera
 
 def describe_missing(record: Mapping[str, Any]) -> Iterator[Event]:
     """Give the events of those who missed a round of a coordinator."""
-    for action, words in MISSING.items():
+    masked = {"held": "has not answered"} if "not_summed" in record else {}  # what stands in is a sum of its group
+    for action, words in {**MISSING, **masked}.items():
         if names := record.get(action, []):
             yield describe_nodes(action, names)
         for name in names:

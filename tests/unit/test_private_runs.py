@@ -29,6 +29,7 @@ from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import MemoryRun
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.memory import DeadlockError
+from stackelgrid.ui.words import describe_inner_round
 from stackelgrid.wire.masks import MaskRoster
 
 PRIVATE = PrivacySettings(sums="committee", minimum_group=5)
@@ -329,6 +330,9 @@ def test_group_of_a_home_that_is_gone_stands_still_and_the_journal_says_why(memb
         entry["not_summed"].keys() == {group} and name in entry["not_summed"][group] for entry in later
     )
     assert played.committees == 1  # one of five may be missing
+    told = [event["text"] for event in describe_inner_round("a1", later[0]) if "text" in event]
+    assert told[0].startswith(f"{name} has not answered in round 2: ")
+    assert told[1].startswith(f"{group} of a1 is not summed in round 2: ")
     if lose:
         assert played.record.failures == {} and played.record.rejected.keys() == {"masks"}
         assert all(entry["why"] == {name: LOST_KEYS} and entry["ms"] < 100 for entry in later), "nobody waits for it"
