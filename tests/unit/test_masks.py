@@ -936,6 +936,20 @@ def test_home_answers_under_one_roster_a_session() -> None:
     assert masked is not None and masked.roster == smaller.digest
 
 
+def test_home_that_moves_answers_under_no_roster_of_before_nor_under_another_in_that_session() -> None:
+    network = begun()
+    network.ask(1)
+    party, here = network.parties["h00"], network.said(MaskRoster)[-1]
+    (cleared,) = party.move(replace(LINK, coordinator="a2"))
+    assert (cleared.topic, cleared.payload) == ("stackelgrid/run/a1/h00/keys", b"")
+    assert not party.may_answer(1)
+    there = changed(here, sender="a2")
+    assert party.receive(there) == [] and network.refusals("roster") == ["a second roster in session 1"]
+    party.begin_session(2)
+    party.receive(changed(there, session=2))
+    assert party.may_answer(2)
+
+
 def test_number_beyond_the_connection_is_not_masked() -> None:
     network = begun()
     party = network.parties["h00"]
