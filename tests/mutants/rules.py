@@ -59,7 +59,7 @@ RULES = (
     Rule(
         "a list of this session",
         "committee.py",
-        "if proposed.session != session or session < self._session:",
+        "if proposed.session != session or session < now:",
         "if False:",
     ),
     Rule("a list of these slots", "committee.py", "if proposed.shape[0] != slots:", "if False:"),
@@ -112,7 +112,6 @@ RULES = (
         "if False:",
     ),
     Rule("an answer of this round", "sums.py", "if answer.round == number and", "if"),
-    Rule("members that lie are outvoted", "sums.py", "found[0][1] < agreeing", "found[0][1] < 1"),
     Rule("a tie is no majority", "sums.py", "(len(found) > 1 and found[1][1] == found[0][1])", "False"),
     Rule("members vote in their own subsets", "sums.py", "each.subset in own and", ""),
     Rule("a sum is checked", "sums.py", "if reason is None:\n                good", "if True:\n                good"),

@@ -387,6 +387,23 @@ def test_group_of_which_somebody_has_not_answered_keeps_its_last_sum() -> None:
     assert not network.refusals("list")
 
 
+def test_answers_of_another_round_are_in_no_sum_though_the_question_is_the_same() -> None:
+    network = begun()
+    answers = network.ask(1)
+    sums = network.run(GroupSums, steps=network.collector.open(2, question_of(1), answers, network.now))
+    assert not sums.answers and set(sums.excluded) == set(network.roster.groups)
+
+
+def test_collector_has_no_home_in_its_roster_whose_keys_it_does_not_believe() -> None:
+    network = Network()
+    disbelieve = replace(
+        network.collector._settings, vouch=lambda run, aggregator, entry: "unheard of" if entry.name == "h03" else None
+    )
+    network.collector._settings = disbelieve
+    network.set_up()
+    assert set(network.roster.parties) == set(network.names) - {"h03"} and network.collector.refused["keys"] == 1
+
+
 def test_group_that_never_answered_as_a_whole_has_no_sum() -> None:
     network = begun()
     (first, names), (second, _) = network.roster.groups.items()
@@ -479,6 +496,26 @@ def test_member_that_lies_is_outvoted_and_counted() -> None:
     network.change = forged(1)
     assert len(network.sum_up(1, network.ask(1)).answers) == 2
     assert network.collector.refused["masks"] == 1
+
+
+def test_members_do_not_vote_in_subsets_of_others() -> None:
+    network = begun()
+    one, two, *silent = committee_of(network)[:4]
+    of_others = len(SUBSETS) - 1
+    assert not {of_others} & {*list_subsets(0), *list_subsets(1)}
+
+    def vote(receiver: str, message: Message) -> Sequence[Message]:
+        if not isinstance(message, MaskSums) or message.sender in silent:
+            return [] if isinstance(message, MaskSums) else [message]
+        if message.sender not in (one, two):
+            return [message]
+        groups = range(len(network.roster.groups))
+        votes = [MaskSum.of(of_others, group, np.zeros(SLOTS, np.uint64)) for group in groups]
+        return [message.model_copy(update={"sums": [*message.sums, *votes]})]
+
+    network.change = vote
+    assert isinstance(network.sum_up(1, network.ask(1)), CommitteeReplaced)
+    assert network.collector.refused["masks"] >= 2
 
 
 def test_two_members_that_lie_each_for_itself_bring_about_no_sum() -> None:
