@@ -92,7 +92,7 @@ def config_model(game: Game) -> type[EmcConfig[Any]]:
 
 def assemble(
     config: EmcConfig[Any],
-    act: Callable[[Mapping[str, Any]], None],
+    act: Recorder,
     remember: Recorder = discard,
     memory: Mapping[str, Any] | None = None,
     draw: Draw | None = None,
@@ -201,7 +201,7 @@ def open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | N
 def _node(
     config: EmcConfig[Any],
     create: CreateStrategy,
-    act: Callable[[Mapping[str, Any]], None],
+    act: Recorder,
     remember: Recorder,
     memory: Mapping[str, Any] | None,
     listen: Callable[[Message], None] | None = None,

@@ -72,7 +72,7 @@ class EmcNode:
         homes: Sequence[HomeModel],
         create: CreateStrategy,
         sessions: Sequence[Session],
-        act: Callable[[Mapping[str, Any]], None],
+        act: Recorder,
         remember: Recorder = discard,
         memory: Mapping[str, Any] | None = None,
         privacy: PrivacySettings | None = None,
@@ -104,6 +104,7 @@ class EmcNode:
         self._waiting: QuestionReceived | None = None  # for the roster of masks
         self._answer_before: tuple[int, Body, Body] | None = None  # a restart: its round, its question, itself
         self._party: Party | None = None
+        self._saved = True  # whether what the party must not forget is on disk
         if create_party is not None:
             self._party, self._of_party = create_party(link, self._reject_mask, memory.get("masks", {}))
         self._begin_session(memory.get("session", 1))
@@ -338,11 +339,11 @@ class EmcNode:
         elif self._party is not None:
             self._keep()
 
-    def _keep(self, kept: Mapping[str, Any] | None = None) -> None:
-        """Save what a restart would lose; of this session `kept`, or what was kept before."""
+    def _keep(self, kept: Mapping[str, Any] | None = None) -> bool:
+        """Save what a restart would lose; of this session `kept`, or what was kept before. Tell whether it is saved."""
         self._kept = self._kept if kept is None else kept
         masks = {} if self._party is None else {"masks": {**self._of_party, "party": self._party.remember()}}
-        self._remember({**self._of_session(), **self._kept, **masks})
+        return self._remember({**self._of_session(), **self._kept, **masks}) is not False
 
     def _of_session(self) -> dict[str, Any]:
         """Give what of a run of several sessions is saved besides."""
@@ -407,7 +408,10 @@ class EmcNode:
         steps = party.receive(message)
         self._show_masks(party)
         if party.remember() != before:
-            self._keep()
+            self._saved = self._keep()
+        if isinstance(message, MaskList) and not (self._saved or self._keep()):
+            self.note_remark("no list is signed: after a restart nobody would know which one was")
+            return []  # the others of the committee go on without it
         waiting = self._waiting
         if waiting is None or not party.may_answer(waiting.session):
             return [*steps]

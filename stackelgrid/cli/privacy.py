@@ -14,6 +14,9 @@ from stackelgrid.errors import ConfigError
 if TYPE_CHECKING:
     from stackelgrid.attacks.findings import Level
 
+_LARGEST_GROUP = 1000
+"""A larger one would take hours to draw and to attack."""
+
 
 def attack(
     scenario: Source,
@@ -74,6 +77,6 @@ def _read_sizes(text: str) -> list[int]:
         sizes = [int(part) for part in text.split(",")]
     except ValueError:
         sizes = []
-    if not sizes or min(sizes) < 5:
-        raise ConfigError(f"--group {text}: give numbers from 5 up with commas between, as 15,50")
+    if not sizes or not 5 <= min(sizes) <= max(sizes) <= _LARGEST_GROUP:
+        raise ConfigError(f"--group {text}: give numbers from 5 to {_LARGEST_GROUP} with commas between, as 15,50")
     return sizes

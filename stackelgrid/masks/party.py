@@ -196,9 +196,9 @@ class Party:
         of_own = self._settings.homes, self._keys.exchange, self._keys.signing
         if own is None or (own.homes, own.exchange, own.signing) != of_own:
             return f"{self.name} is not in it with its homes and keys"
-        if roster.minimum_group < self._settings.minimum_group:
-            least = self._settings.minimum_group
-            return f"groups of {roster.minimum_group} homes, at least {least} are wanted (privacy.minimum_group)"
+        if roster.minimum_group != self._settings.minimum_group:  # with another, groups would be others as well
+            agreed = self._settings.minimum_group
+            return f"groups of {roster.minimum_group} homes or more, agreed are {agreed} (privacy.minimum_group)"
         if message.epoch >= MOST_EPOCHS:
             return f"committee {message.epoch} of a roster, {MOST_EPOCHS - 1} is the last"
         if reason := roster.find_objection() or self._find_change(roster, message):

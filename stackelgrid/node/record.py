@@ -30,8 +30,8 @@ DISK_FAULTS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, err
 _TAIL = 4096
 """The bytes at the end of a file that are looked at first for its last line."""
 
-Recorder = Callable[[Mapping[str, Any]], None]
-"""Stores one record, such as a line of a journal."""
+Recorder = Callable[[Mapping[str, Any]], bool | None]
+"""Stores one record, such as a line of a journal. False says that it is not on disk yet, and tried again."""
 
 
 def discard(record: Mapping[str, Any]) -> None:
@@ -59,8 +59,8 @@ class Report(ABC):
     def _write(self) -> None:
         """Write what is still to be written. Raise `OSError` where that cannot be done."""
 
-    def save(self) -> None:
-        """Write what is still to be written, or leave it for later."""
+    def save(self) -> bool:
+        """Write what is still to be written, or leave it for later; tell whether it is written."""
         with self._lock:
             try:
                 self._write()
@@ -70,10 +70,12 @@ class Report(ABC):
                     cause = {"file": str(self._path), "cause": error.strerror or str(error)}
                     _LOG.error("a file cannot be written, the node goes on", extra={"data": cause})
                     threading.Thread(target=self._retry, name="stackelgrid-retry", daemon=True).start()
+                return False
             else:
                 if self._retrying:
                     self._retrying = False
                     _LOG.info("the file is written now", extra={"data": {"file": str(self._path)}})
+                return True
 
     def _retry(self) -> None:
         while self._retrying:
@@ -89,12 +91,14 @@ class WholeFile(Report):
         self._content = self._written = b""
         remove_drafts(path)
 
-    def __call__(self, content: Any) -> None:
-        """Write `content` in place of what is there; the same once more is not written, so that no card wears out."""
+    def __call__(self, content: Any) -> bool:
+        """Write `content` in place of what is there, and tell whether it is on disk.
+
+        The same once more is not written, so that no card wears out.
+        """
         with self._lock:
             self._content = json.dumps(content, allow_nan=False).encode()
-            if self._content != self._written:
-                self.save()
+            return self._content == self._written or self.save()
 
     def _write(self) -> None:
         replace_file(self._path, self._content, durable=True)

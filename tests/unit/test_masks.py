@@ -917,7 +917,8 @@ ROSTERS: dict[str, tuple[Callable[[MaskRoster], dict[str, Any]], str]] = {
         lambda it: {"homes": [it.homes[0].model_copy(update={"homes": 9}), *it.homes[1:]]},
         "h00 is not in it with its homes and keys",
     ),
-    "of small groups": (lambda it: {"minimum_group": 5}, "groups of 5 homes, at least 7 are wanted"),
+    "of small groups": (lambda it: {"minimum_group": 5}, "groups of 5 homes or more, agreed are 7"),
+    "of other groups": (lambda it: {"minimum_group": 8}, "groups of 8 homes or more, agreed are 7"),
     "of four processes": (
         lambda it: {
             "homes": [each.model_copy(update={"homes": 1 + 5 * (each.name == "h01")}) for each in it.homes[:4]]

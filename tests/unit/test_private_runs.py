@@ -18,10 +18,12 @@ from support.grid import Tree, grid
 from support.grid import play as play_grid
 from support.scripted_node import Scripted, finish
 
+import emc_node.config
 import stackelgrid
 from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.masks.roster import Roster
+from stackelgrid.node.private_sums import draw_from_seed
 from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
@@ -187,7 +189,7 @@ def test_home_shows_in_how_large_a_sum_it_is_or_what_it_refuses() -> None:
     nodes = {name: build(False) for name, build in run.builds.items()}
     record = run.finish(run.transport.run(list(nodes.values())))
     refusal = nodes[first.name].progress.masks
-    assert refusal == (None, "groups of 5 homes, at least 6 are wanted (privacy.minimum_group)")
+    assert refusal == (None, "groups of 5 homes or more, agreed are 6 (privacy.minimum_group)")
     assert {nodes[each.name].progress.masks for each in others} <= {(5, None), (6, None)}
     assert record.settled and {entry["why"][first.name] for entry in record.aggregator_rounds} == {
         "has sealed nothing for the committee"
@@ -292,6 +294,27 @@ def test_home_has_saved_what_it_signs_and_answers_before_anybody_hears_of_it() -
     tap = Scripted("tap", [f"{below}/signal", f"{below}/+/answer", f"{below}/+/signature"], receive=receive)
     run.finish(run.transport.run([tap, *(build(False) for build in run.builds.values())]))
     assert len(heard) > 17 and all(said == saved for said, saved in heard)
+
+
+def test_member_that_cannot_save_what_it_would_sign_signs_nothing() -> None:
+    """After a restart it would not know which list of the round was signed."""
+    run, full = MemoryRun(street()), calm().roster.committee(0)[0]
+    (config,) = (each for each in build_node_configs(street(), run="memory").homes if each.name == full)
+    draw = draw_from_seed(street().seed, full)
+    node = emc_node.config.assemble(config, lambda settled: None, lambda memory: False, None, draw)
+    signed: list[str] = []
+
+    def receive(topic: str, payload: bytes, now: float) -> Any:
+        if topic.endswith("/signature"):
+            signed.append(json.loads(payload)["sender"])
+        return finish() if topic.endswith("/signal") and not payload else []
+
+    tap = Scripted("tap", ["stackelgrid/memory/a1/signal", "stackelgrid/memory/a1/+/signature"], receive=receive)
+    others = [build(False) for name, build in run.builds.items() if name != full]
+    record = run.finish(run.transport.run([tap, node, *others]))
+    assert record.settled and record.conclusion["complete"], "four of five are enough"
+    assert set(signed) == set(calm().roster.committee(0)[1:])
+    assert any("no list is signed" in remark for remark in node.progress.remarks)
 
 
 def crash(node: str, *, lose: bool = False, **of_fault: Any) -> dict[str, Any]:
