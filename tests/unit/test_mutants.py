@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 from mutants.mutate import Mutant, find_mutants
-from mutants.rules import ROOT, RULES
 
 CODE = '''"""A module."""
 
@@ -64,10 +63,3 @@ def test_order_of_mutants_stays_when_other_code_is_added(tmp_path: Path) -> None
         return [mutant.name for mutant in ranked if "more" not in mutant.name]
 
     assert order(CODE) == order(f"{CODE}\n\ndef more() -> int:\n    return 4 + 5\n")
-
-
-def test_rules_of_private_sums_can_be_taken_away() -> None:
-    for rule in RULES:
-        source = (ROOT / "stackelgrid" / "masks" / rule.file).read_text()
-        assert source.count(rule.before) == 1, f"{rule.name}: {rule.before!r} is not there once"
-        ast.parse(source.replace(rule.before, rule.after))
