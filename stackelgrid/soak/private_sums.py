@@ -122,6 +122,18 @@ def find_unable(evidence: Evidence, seen: SeenRound) -> set[str]:
     return members - (roster.parties.keys() - forgot)
 
 
+def list_asked_again(evidence: Evidence) -> list[str]:
+    """List the aggregators that asked their homes in a round of which there was no sum."""
+    if not evidence.case.private:
+        return []
+    ledgers = {name: evidence.ledgers.get(name, []) for name in evidence.case.scenario.topology.aggregators}
+    return [
+        name
+        for name, entries in ledgers.items()
+        if sum("number" in entry for entry in entries) > sum("sums" in entry for entry in entries)
+    ]
+
+
 def _sent(evidence: Evidence, purpose: str) -> Iterator[SentMessage]:
     return (message for message in evidence.messages if message.purpose == purpose and message.payload)
 

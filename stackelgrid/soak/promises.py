@@ -282,7 +282,8 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     It may be anything where a node lied or a message was corrupted on its way, or where an aggregator without its disk
     passed on a settlement that it could not confirm, or, of several sessions, a home without its disk. Where it depends
     on who missed a round, as a game with a `disagreement` says, it is the same as without faults when nobody missed one
-    and no home lost its state; if not, it still agrees with the schedules that homes ended with.
+    and no home lost its state; if not, it still agrees with the schedules that homes ended with. With private sums, a
+    question that is asked again because its committee did not answer moves homes on as well.
     """
     if _has_unconfirmed_settlement(evidence) or _any(evidence, Lie, Corruption):
         return
@@ -303,7 +304,7 @@ def _find_differences_of_session(evidence: Evidence, case: Case, run_record: Run
     outcome = _outcome(case.scenario, run_record)
     game = registry.find(case.scenario.game)
     if game.disagreement is not None:
-        forgot = _forgot(evidence)
+        forgot = _forgot(evidence) or set(private_sums.list_asked_again(evidence))
         if not forgot:
             yield from game.load("disagreement")(case.scenario, run_record, outcome)
         if forgot or run_record.missing:
