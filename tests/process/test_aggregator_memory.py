@@ -83,7 +83,7 @@ def test_aggregator_holds_answers_in_memory_where_they_are_not_masked_and_else_n
     assert sum(map(len, answers)) > 20
     found = find_numbers(memory, answers)
     if sums == "off":
-        assert found["float64"] > 10 and found["text"] > 0  # older ones may be overwritten
+        assert found["float64"] > 0  # most may be overwritten, where the run is over when its memory is read
     else:
         assert found == {"float64": 0, "fixed point": 0, "text": 0}
     price = records[2]["price"]

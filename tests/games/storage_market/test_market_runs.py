@@ -293,7 +293,7 @@ def test_key_figure_names_the_markets_own_change() -> None:
     assert rows["Supply cost"].endswith(f"dollars (market: −{-change:.2f} %)")
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0.02, 0.3), st.integers(1, 8), st.floats(1e-4, 0.02))
 def test_market_settles_on_any_small_scenario(seed: int, homes: int, share: float, groups: int, inertia: float) -> None:
     overrides = [

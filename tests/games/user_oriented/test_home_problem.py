@@ -612,9 +612,9 @@ def tight_home(random: np.random.Generator) -> Home:
     )
 
 
-def test_thousands_of_homes_with_tight_draw_limits_are_solved() -> None:
+def test_a_thousand_homes_with_tight_draw_limits_are_solved() -> None:
     answered = compared = 0
-    for seed in range(2500):
+    for seed in range(1000):
         random = np.random.default_rng([7, seed])
         one = tight_home(random)
         try:
@@ -628,11 +628,11 @@ def test_thousands_of_homes_with_tight_draw_limits_are_solved() -> None:
         assert unexplained <= 1e-8, seed
         answered += 1
         # The general solver takes one alpha an appliance.
-        if seed % 40 == 0 and not one.elastic:
+        if seed % 15 == 0 and not one.elastic:
             ours = problem.utility(schedule) - float(price @ schedule.load)
             assert ours == pytest.approx(reference(one, price), rel=1e-6, abs=1e-6), seed
             compared += 1
-    assert answered > 1500 and compared > 5
+    assert answered > 600 and compared > 5
 
 
 # --- homes with a wrong answer or none in an earlier version ---
