@@ -58,7 +58,9 @@ def test_agent_harms_the_nodes_of_its_machine_at_the_rounds_it_hears(tmp_path: P
         assert [home.wait(60) for home in homes.values()] == [-signal.SIGKILL, 0, 0]
     logged = [json.loads(line) for line in (tmp_path / "agent.log").read_text().splitlines()]
     struck = [(each["kind"], each["node"], each["round"]) for each in logged if each["event"] == "fault"]
-    assert sorted(struck) == [("crash", "h1", 2), ("slow", "h2", 1), ("slow", "h2", 2)]
+    due = {("crash", "h1", 2), ("slow", "h2", 1)}
+    assert due <= set(struck) <= due | {("slow", "h2", 2)}  # a slow home may be so still when round 2 is over
+    assert len(struck) == len(set(struck))
     conclusion = json.loads((tmp_path / "leader" / "leader.conclusion.json").read_text())
     assert conclusion["settled"] and not conclusion["complete"]
 
